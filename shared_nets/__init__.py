@@ -1,0 +1,19 @@
+"""Networks, inference and training of the stroke lesion bundles. Research use only, not a medical device."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shared_nets.networks import CNNRes, FeatureSimilarityModule, XBlock, XNet, load_keras_weights
+
+__version__ = "0.1.0"
+__all__ = ["CNNRes", "FeatureSimilarityModule", "XBlock", "XNet", "load_keras_weights"]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, so that `strokeseg --help` does not wait for torch.
+    if name in __all__:
+        return getattr(import_module("shared_nets.networks"), name)
+    raise AttributeError(f"module 'shared_nets' has no attribute {name!r}")
