@@ -8,6 +8,7 @@ and a scan without lesion counts. Only the Hausdorff distance is undefined, NaN,
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 import cc3d
@@ -186,7 +187,10 @@ def hausdorff95_mm(pred: BoolArray, label: BoolArray, affine: NDArray[np.float64
         return float("nan")
     a, b = (torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (pred, label))
     spacing = [float(size) for size in voxel_sizes(affine)]
-    return compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=spacing).item()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6's, about its own call within
+        distance = compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=spacing)
+    return distance.item()
 
 
 def voxel_ml(affine: NDArray[np.float64]) -> float:
