@@ -1,0 +1,181 @@
+"""A picture of the lesions of one scan, to check many scans quickly."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import cc3d
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from monai.data import MetaTensor
+from monai.transforms import Orientation, ResampleToMatch
+from numpy.typing import NDArray
+
+LESION_COLOUR = "#ff5c1a"  # vermilion: stands out on black, grey and white, also for colour-blind eyes
+TEXT_COLOUR = "#f2f2f2"
+QUIET_COLOUR = "#a6a6a6"
+COLUMNS = 6
+# Inches.
+SLICE_WIDTH = 1.8
+GAP = 0.1
+MARGIN = 0.15
+TITLE_HEIGHT = 0.55
+FOOT_HEIGHT = 0.3
+
+
+def lesion_sheet(
+    image: MetaTensor,
+    mask: MetaTensor,
+    name: str,
+    channels: Sequence[str] = (),
+    slices: int = 12,
+    dpi: int = 100,
+) -> bytes:
+    """
+    Draw axial slices of a scan with its lesions outlined.
+
+    Slices through the lesions, the largest cross-section among them, with neighbours when the lesions
+    have fewer; spread over the head when there is none. Radiological view, as marked: the patient's left
+    is on the right, anterior is up. Positions are the world z (mm) of the slice's centre.
+
+    Args:
+        image: preprocessed scan (C, ...), intensities of 0–1; channels that are all 0 are left out.
+        mask: the lesions (1, X, Y, Z) on any grid; its affine tells where it lies.
+        name: what the scan is called.
+        channels: names of the image's channels; rows of several channels are labelled with them.
+        slices: at most so many.
+        dpi: dots per inch; a slice is 1.8 inches wide.
+
+    Returns:
+        The PNG file's bytes.
+    """
+    image, outline = _axial(image, mask)
+    shown = [index for index, channel in enumerate(image) if bool(channel.any())] or [0]
+    chosen = _choose_slices(outline, np.asarray(image[shown].amax(dim=0)) > 0.05, slices)
+    affine = np.asarray(image.affine, dtype=np.float64)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    height, width, _ = outline.shape
+    aspect = float(spacing[0] / spacing[1])
+
+    columns = min(COLUMNS, len(chosen))
+    rows = math.ceil(len(chosen) / columns) * len(shown)
+    slice_height = SLICE_WIDTH * aspect * height / width
+    figure, left, top = _page(columns * (SLICE_WIDTH + GAP), rows * (slice_height + GAP))
+    page_width, page_height = figure.get_size_inches()
+    _write_title(figure, name, mask)
+
+    for number, index in enumerate(chosen):
+        block, column = divmod(number, columns)
+        z = float((affine @ [(height - 1) / 2, (width - 1) / 2, index, 1])[2])
+        for row, channel in enumerate(shown, start=block * len(shown)):
+            x = left + column * (SLICE_WIDTH + GAP)
+            y = top - row * (slice_height + GAP) - slice_height
+            box = (x / page_width, y / page_height, SLICE_WIDTH / page_width, slice_height / page_height)
+            label = channels[channel] if column == 0 and channel < len(channels) else ""
+            axes = _draw_slice(
+                figure, box, np.asarray(image[channel, :, :, index]), outline[:, :, index], aspect
+            )
+            _mark(axes, f"z {z:+.0f} mm", label)
+
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, facecolor=figure.get_facecolor())
+    return file.getvalue()
+
+
+def _axial(image: MetaTensor, mask: MetaTensor) -> tuple[MetaTensor, NDArray[np.bool_]]:
+    """The scan as anterior × left × superior, so that a slice is as it is drawn, and the mask on its grid."""
+    to_view = Orientation(axcodes="ALS", labels=(("L", "R"), ("P", "A"), ("I", "S")))
+    view: Any = to_view(image.detach().cpu().float())
+    resample = ResampleToMatch(mode="nearest", padding_mode="zeros", dtype="float32")
+    lesion = resample(mask.detach().cpu().float(), view)
+    return view, np.asarray(lesion[0]) > 0.5
+
+
+def _choose_slices(lesion: NDArray[np.bool_], head: NDArray[np.bool_], number: int) -> list[int]:
+    """Indices of the slices to show, from below to above."""
+    area = lesion.sum(axis=(0, 1))
+    found = np.flatnonzero(area)
+    if not len(found):
+        occupied = np.flatnonzero(head.any(axis=(0, 1)))
+        occupied = occupied if len(occupied) else np.arange(lesion.shape[2])
+        # Without the lowest and highest twentieth: neck and scalp.
+        edge = len(occupied) // 20
+        return _spread(occupied[edge : len(occupied) - edge], number)
+    if len(found) >= number:
+        chosen = np.array(_spread(found, number))
+        largest = int(area.argmax())
+        chosen[np.abs(chosen - largest).argmin()] = largest
+        return sorted(chosen.tolist())
+    distance = np.abs(np.arange(lesion.shape[2])[:, None] - found).min(axis=1)
+    return sorted(np.argsort(distance, kind="stable")[:number].tolist())
+
+
+def _spread(indices: NDArray[Any], number: int) -> list[int]:
+    """At most ``number`` of the indices, evenly spread, first and last among them."""
+    if len(indices) <= number:
+        return [int(index) for index in indices]
+    return [int(index) for index in indices[np.linspace(0, len(indices) - 1, number).round().astype(int)]]
+
+
+def _page(width: float, height: float) -> tuple[Figure, float, float]:
+    """A dark page for panels of this width and height, and where their left and top are, all in inches."""
+    page_width = max(width + 2 * MARGIN, 6.0)  # room for the words
+    figure = Figure(figsize=(page_width, height + TITLE_HEIGHT + FOOT_HEIGHT), facecolor="black")
+    FigureCanvasAgg(figure)
+    return figure, (page_width - width + GAP) / 2, height + FOOT_HEIGHT
+
+
+def _write_title(figure: Figure, name: str, mask: MetaTensor) -> None:
+    """The scan's name and what was found above, how to read the slices below."""
+    lesion = np.asarray(mask[0].cpu()) > 0
+    count = cc3d.connected_components(lesion, connectivity=26, return_N=True)[1]
+    ml = lesion.sum() * abs(np.linalg.det(np.asarray(mask.affine, dtype=np.float64)[:3, :3])) / 1000
+    found = f"{ml:.2f} mL in {count} lesion{'s' if count > 1 else ''}" if count else "no lesion found"
+    found_colour = LESION_COLOUR if count else TEXT_COLOUR
+
+    width, height = figure.get_size_inches()
+    left, right, top = MARGIN / width, 1 - MARGIN / width, 1 - MARGIN / height
+    longest = int(width * 5)  # characters that leave room for what was found
+    name = name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 :]}"
+    # A name is no formula, even with dollar signs.
+    figure.text(left, top, name, color=TEXT_COLOUR, size=12, weight="bold", va="top", parse_math=False)
+    figure.text(right, top, found, color=found_colour, size=12, va="top", ha="right")
+    notes = "Radiological view: the patient's left is on the right.   Research use only."
+    figure.text(left, 0.1 / height, notes, color=QUIET_COLOUR, size=8, va="bottom")
+
+
+def _draw_slice(
+    figure: Figure,
+    box: tuple[float, float, float, float],
+    slice_: NDArray[Any],
+    lesion: NDArray[np.bool_],
+    aspect: float,
+) -> Axes:
+    """One slice (anterior × left) with the lesion's outline."""
+    axes = figure.add_axes(box)
+    axes.set_axis_off()
+    axes.imshow(slice_, cmap="gray", vmin=0, vmax=1, origin="lower", aspect=aspect, interpolation="bilinear")
+    if lesion.any():
+        axes.contour(lesion.astype(float), levels=[0.5], colors=LESION_COLOUR, linewidths=1.2)
+    return axes
+
+
+def _mark(axes: Axes, position: str, label: str) -> None:
+    """The sides in the upper corners, the position and the channel in the lower ones, legible on any grey."""
+    outlined = [withStroke(linewidth=2, foreground="black")]
+    style: dict[str, Any] = {
+        "transform": axes.transAxes,
+        "size": 8,
+        "color": TEXT_COLOUR,
+        "path_effects": outlined,
+    }
+    axes.text(0.01, 0.99, "R", va="top", ha="left", **style)
+    axes.text(0.99, 0.99, "L", va="top", ha="right", **style)
+    axes.text(0.99, 0.01, position, va="bottom", ha="right", **style)
+    axes.text(0.01, 0.01, label, va="bottom", ha="left", weight="bold", **style)
