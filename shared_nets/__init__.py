@@ -6,10 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shared_nets.networks import CNNRes, FeatureSimilarityModule, XBlock, XNet, load_keras_weights
+    from shared_nets.networks import (
+        CNNRes,
+        FeatureSimilarityModule,
+        ResUNet,
+        UNet,
+        XBlock,
+        XNet,
+        load_keras_weights,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["CNNRes", "FeatureSimilarityModule", "XBlock", "XNet", "load_keras_weights"]
+__all__ = ["CNNRes", "FeatureSimilarityModule", "ResUNet", "UNet", "XBlock", "XNet", "load_keras_weights"]
 
 
 def __getattr__(name: str) -> Any:
