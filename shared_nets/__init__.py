@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["CNNRes", "FeatureSimilarityModule", "ResUNet", "UNet", "XBlock", "XNet", "load_keras_weights"]
+_SUBPACKAGES = ("data", "evaluation", "inference", "networks", "release", "simulation", "training")
 
 
 def __getattr__(name: str) -> Any:
     # On first use, so that `strokeseg --help` does not wait for torch.
     if name in __all__:
         return getattr(import_module("shared_nets.networks"), name)
+    if name in _SUBPACKAGES:
+        return import_module(f"shared_nets.{name}")
     raise AttributeError(f"module 'shared_nets' has no attribute {name!r}")

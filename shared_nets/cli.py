@@ -49,7 +49,9 @@ def predict(
     output: Annotated[Path, typer.Option(help="Folder for masks, tables and pictures.")],
     scans: Annotated[
         list[Path] | None,
-        typer.Argument(help="NIfTI files or folders of them; DWI and FLAIR are paired by name.", show_default=False),
+        typer.Argument(
+            help="NIfTI files or folders of them; DWI and FLAIR are paired by name.", show_default=False
+        ),
     ] = None,
     dwi: Annotated[Path | None, typer.Option(help="cnnres: one patient's DWI.")] = None,
     flair: Annotated[Path | None, typer.Option(help="cnnres: the same patient's FLAIR.")] = None,
@@ -94,9 +96,7 @@ def predict(
     if scans:
         settings["dataset_dir"] = [str(path) for path in scans]
     else:
-        from shared_nets.data import pair_case
-
-        settings["scans"] = [pair_case(dwi, flair)]
+        settings["dataset_dir"] = [[str(path) if path else None for path in (dwi, flair)]]
     run_inference(bundle or bundle_folder(model.value), settings, debug)
 
 

@@ -119,7 +119,9 @@ class Progress:
         """Move the bar by one iteration."""
         output = engine.state.output
         loss = (output[0] if isinstance(output, list) else output)["loss"]
-        self.bar.set_description(f"epoch {engine.state.epoch}/{engine.state.max_epochs}, loss {float(loss):.4f}")
+        self.bar.set_description(
+            f"epoch {engine.state.epoch}/{engine.state.max_epochs}, loss {float(loss):.4f}"
+        )
         self.bar.update(1)
 
     def stop(self, engine: Engine) -> None:
