@@ -141,7 +141,9 @@ def case_name(path: str | os.PathLike[str]) -> str:
     parsed = _parse(Path(path))
     if parsed.entities and parsed.modality:
         # rec-TRACE and the like repeat the modality; acq-, run-, space- tell scans apart and stay.
-        kept = [e for e in parsed.entities if _MODALITY.get(e.split("-")[1].lower()) is None]
+        kept = [
+            e for e in parsed.entities if e.startswith("label-") or e.split("-")[1].lower() not in _MODALITY
+        ]
         return "_".join(kept)
     channel = _CHANNEL.fullmatch(parsed.stem)
     return channel[1] if channel and channel[2] in ("0000", "0001") else parsed.stem
@@ -452,29 +454,38 @@ def _first_path(image: str | Sequence[str | None]) -> str:
 
 def _without_repeats(cases: list[Case]) -> list[Case]:
     """A scan that was named twice (itself and its folder, say) is one case."""
-    return list({json.dumps(case["image"]): case for case in reversed(cases)}.values())[::-1]
+    return list({str((case["image"], case.get("label"))): case for case in reversed(cases)}.values())[::-1]
 
 
 def _make_names_unique(cases: list[Case]) -> None:
-    """Put parent folders before names that clash, letter case aside, and number what still does."""
-    base = {id(case): case["name"] for case in cases}
+    """Tell scans of one name apart: in one folder by full name and number, else by folders before it."""
+    folder = {id(case): Path(_first_path(case["image"])).parent for case in cases}
 
-    def clashing() -> list[Case]:
-        count = Counter(case["name"].casefold() for case in cases)
-        return [case for case in cases if count[case["name"].casefold()] > 1]
+    def clashing(*, within_folder: bool = False) -> list[Case]:
+        def key(case: Case) -> tuple[Path | None, str]:
+            return folder[id(case)] if within_folder else None, case["name"].casefold()
 
-    deepest = max((len(Path(_first_path(case["image"])).parents) for case in cases), default=0)
-    for depth in range(1, deepest):
-        for case in clashing():
-            folders = Path(_first_path(case["image"])).parts[1:-1][-depth:]
-            case["name"] = "_".join((*folders, base[id(case)]))
+        count = Counter(map(key, cases))
+        return [case for case in cases if count[key(case)] > 1]
+
+    for case in clashing(within_folder=True):
+        case["name"] = _stem(Path(_first_path(case["image"])))
     taken = {case["name"].casefold() for case in cases}
-    for case in clashing()[1:]:
-        number = 2
+    again: set[tuple[Path, str]] = set()
+    for case in clashing(within_folder=True):
+        first, number = (folder[id(case)], case["name"].casefold()), 2
+        if first not in again:
+            again.add(first)
+            continue
         while f"{case['name']}-{number}".casefold() in taken:
             number += 1
         case["name"] = f"{case['name']}-{number}"
         taken.add(case["name"].casefold())
+
+    base = {id(case): case["name"] for case in cases}
+    for depth in range(1, max((len(f.parts) for f in folder.values()), default=0)):
+        for case in clashing():
+            case["name"] = "_".join((*folder[id(case)].parts[1:][-depth:], base[id(case)]))
 
 
 # ---- splits ----

@@ -135,12 +135,13 @@ def check_dimension(header: Any, path: str, volumes: Sequence[int] = (1,)) -> tu
     return shape[0], shape[1], shape[2], count
 
 
-def check_claimed_size(header: Any, path: str, zipped: bool) -> None:
+def check_claimed_size(header: Any, offset: int, path: str, zipped: bool) -> None:
     """
     Refuse a header that claims more voxels than the file can hold, before memory is taken for them.
 
     Args:
         header: nibabel's NIfTI header.
+        offset: where in the file the voxels begin, in bytes.
         path: the file.
         zipped: whether it is gzip-compressed.
 
@@ -148,7 +149,7 @@ def check_claimed_size(header: Any, path: str, zipped: bool) -> None:
         UnreadableScanError: if the file is too short.
     """
     voxels = int(np.prod(header.get_data_shape(), dtype=object))
-    needed = voxels * header.get_data_dtype().itemsize + int(header.get_data_offset())
+    needed = voxels * header.get_data_dtype().itemsize + offset
     size = os.path.getsize(path)
     if needed > (size * DEFLATE_LIMIT if zipped else size):
         raise UnreadableScanError(
@@ -193,7 +194,7 @@ def check_affine(header: Any, affine: NDArray[Any], path: str) -> None:
         moved = corner_distance(sform, qform, header.get_data_shape()[:3])
         if moved > 1:
             warnings.warn(
-                f"{path} has an sform and a qform {moved:.0f} mm apart: the sform is used; check the overlay.",
+                f"{path} has an sform and a qform {moved:.0f} mm apart: the sform is used; check it.",
                 ScanWarning,
                 stacklevel=2,
             )

@@ -282,24 +282,33 @@ def _open_nifti(path: str) -> Iterator[tuple[Any, IO[bytes]]]:
             except (EOFError, OSError, zlib.error, MemoryError):
                 raise
             except Exception as error:  # whatever a hostile header makes nibabel stumble over
-                reason = str(error).strip().rstrip(".") or type(error).__name__
                 raise UnreadableScanError(
-                    f"{path} has a broken NIfTI header ({reason}): convert it again."
+                    f"{path} has a broken NIfTI header ({_reason(error)}): convert it again."
                 ) from error
             yield image, cast(IO[bytes], stream)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         what = "is truncated" if isinstance(error, EOFError) else "is corrupt"
         raise UnreadableScanError(
-            f"{path} {what} (gzip: {error}): copy or convert the scan again."
+            f"{path} {what} (gzip: {_reason(error)}): copy or convert the scan again."
         ) from error
     except OSError as error:
+        if error.errno is None:  # nibabel's own: fewer bytes than the header claims
+            raise UnreadableScanError(f"{path} is truncated: copy or convert the scan again.") from error
         raise UnreadableScanError(
-            f"{path} cannot be read ({error}): copy or convert the scan again."
+            f"{path} cannot be read ({_reason(error)}): copy or convert the scan again."
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Another library's message on one line."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _read_voxels(image: Any, path: str, shape: tuple[int, int, int, int], stream: IO[bytes]) -> Volume:
-    check_claimed_size(image.header, path, zipped=isinstance(stream, gzip.GzipFile))
+    # nibabel clears the offset in the header it keeps.
+    check_claimed_size(
+        image.header, int(image.dataobj.offset), path, zipped=isinstance(stream, gzip.GzipFile)
+    )
     with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
         # float64 beyond float32 becomes infinite, which is reported as such.
         warnings.simplefilter("ignore", RuntimeWarning)
