@@ -118,6 +118,19 @@ def test_the_interval_is_scipys_percentile_bootstrap() -> None:
     assert (ours["ci_low"], ours["ci_high"]) == pytest.approx((theirs.low, theirs.high), abs=close)
 
 
+def test_the_interval_of_a_rate_draws_cases_with_all_their_lesions() -> None:
+    rng = np.random.default_rng(4)
+    total = rng.integers(1, 20, size=30).astype(float)
+    hits = np.floor(total * rng.uniform(size=30))
+    theirs = stats.bootstrap(
+        (hits, total), lambda a, b: a.sum() / b.sum(), paired=True, vectorized=False, method="percentile"
+    ).confidence_interval
+    # Cases without a lesion of this size say nothing about the rate.
+    ours = interval(np.append(hits, [0, 0]), np.append(total, [0, 0]), resamples=10_000, seed=0)
+    close = 0.05 * (theirs.high - theirs.low)
+    assert (ours["ci_low"], ours["ci_high"]) == pytest.approx((theirs.low, theirs.high), abs=close)
+
+
 def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
     rng = np.random.default_rng(2)
     covered = 0

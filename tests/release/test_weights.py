@@ -296,6 +296,32 @@ def test_a_place_that_cannot_be_written_to_is_told(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_reader_of_the_old_file_keeps_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    save_weights(small(1).state_dict(), path)
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        save_weights(small(2).state_dict(), path)
+        assert reader.read() == before
+    assert path.read_bytes() != before
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="limits of file size are a matter of POSIX")
+    path = tmp_path / "model.pt"
+    save_weights(small(1).state_dict(), path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"model\.pt cannot be written"):
+            save_weights(small(2).state_dict(), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["model.pt"]
+
+
 def test_the_weights_of_the_other_network_are_named(tmp_path: Path) -> None:
     with torch.device("meta"):
         xnet, softmax, no_fsm, cnnres, cnnres1 = (
