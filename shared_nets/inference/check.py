@@ -15,7 +15,7 @@ from shared_nets.inference.outputs import make_output_folder
 
 
 def check_run(
-    dataset_dir: str | Path | None,
+    dataset_dir: Any,
     output_dir: str | Path | None = None,
     weights: str | Path | None = None,
     device: torch.device | str | None = None,
@@ -29,7 +29,7 @@ def check_run(
     create the workflow.
 
     Args:
-        dataset_dir: folder or data list with the scans.
+        dataset_dir: folder or data list with the scans, or what else ``find_cases`` takes.
         output_dir: where results go; created if need be.
         weights: the network's weights file.
         device: where the network runs.
@@ -51,19 +51,19 @@ def check_run(
         raise SystemExit(1) from None
 
 
-def check_scans(dataset_dir: str | Path | None, find: Callable[[], Sequence[Any]] | None = None) -> None:
+def check_scans(dataset_dir: Any, find: Callable[[], Sequence[Any]] | None = None) -> None:
     """
     Args:
-        dataset_dir: folder or data list with the scans.
+        dataset_dir: folder or data list with the scans, or what else ``find_cases`` takes.
         find: lists the scans, see :func:`check_run`.
 
     Raises:
         UsageError: if no ``dataset_dir`` is named.
         ScanNotFoundError: if it is not there or holds no scans.
     """
-    if dataset_dir is None or not str(dataset_dir).strip():
+    if not dataset_dir:
         raise UsageError("No scans are named: add --dataset_dir FOLDER, the folder with your scans.")
-    if not Path(dataset_dir).exists():
+    if isinstance(dataset_dir, (str, Path)) and not Path(dataset_dir).exists():
         raise ScanNotFoundError(
             f"{dataset_dir}: there is no such file or folder; check the path "
             f"(a relative one starts from {Path.cwd()})."
@@ -106,7 +106,7 @@ def check_device(device: torch.device | str) -> None:
         raise DeviceError(f"{device}: no device has this name; use cpu, cuda or cuda:NUMBER.") from error
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            f"{device}: PyTorch finds no GPU here; add --device cpu, or install a PyTorch and a driver for CUDA."
+            f"{device}: PyTorch finds no GPU here; add --device cpu, or install CUDA's driver and PyTorch."
         )
     if wanted.type == "cuda" and wanted.index is not None and wanted.index >= torch.cuda.device_count():
         raise DeviceError(
