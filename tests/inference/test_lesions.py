@@ -111,7 +111,9 @@ def test_side_goes_by_the_head_not_by_the_scanner() -> None:
     image[:, 2:6] *= 2  # a bright side does not pull the midline
     midline = head_midline(MetaTensor(image, affine=affine))
     assert midline == pytest.approx(59.5)
-    assert measure_lesions(boxes((slice(4, 8), slice(4, 9), slice(3, 6))), None, affine, midline).side == "left"
+    assert (
+        measure_lesions(boxes((slice(4, 8), slice(4, 9), slice(3, 6))), None, affine, midline).side == "left"
+    )
 
 
 def test_midline_of_two_channels_and_of_nothing() -> None:

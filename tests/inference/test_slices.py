@@ -205,7 +205,9 @@ def test_meta_data_memory_format_functions_and_autocast() -> None:
     network = pixelwise()
     plain = SliceWindowInferer(WINDOW)(image, network)
 
-    meta = SliceWindowInferer(WINDOW, device="cpu", sw_device="cpu")(MetaTensor(image, affine=affine), network)
+    meta = SliceWindowInferer(WINDOW, device="cpu", sw_device="cpu")(
+        MetaTensor(image, affine=affine), network
+    )
     assert isinstance(meta, MetaTensor)
     torch.testing.assert_close(meta.affine, affine)
     torch.testing.assert_close(meta.as_tensor(), plain)
