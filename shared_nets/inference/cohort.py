@@ -42,7 +42,7 @@ def lesion_columns(case: Mapping[str, Any]) -> Row:
     summary = measure_lesions(mask, case.get("probability"), mask.affine, head_midline(case["image"]))
     digits = {"volume_ml": 3, "largest_ml": 3, "max_probability": 4}
     return {
-        key: round(value, digits[key]) if key in digits else value for key, value in asdict(summary).items()
+        key: round(value, digits[key]) if key in digits else value for key, value in vars(summary).items()
     }
 
 

@@ -106,8 +106,8 @@ def write_nifti(path: str | Path, array: ArrayLike, reference_path: str | Path) 
             f"the postprocessing must end on it (Invertd)."
         )
     # From the header's bytes: also a .hdr/.img pair becomes a single file, without its extensions.
-    image_class: Any = nib.Nifti2Image if isinstance(reference, nib.Nifti2Pair) else nib.Nifti1Image
     scan = reference.header
+    image_class: Any = nib.Nifti2Image if isinstance(scan, nib.Nifti2Header) else nib.Nifti1Image
     header = image_class.header_class(scan.binaryblock, scan.endianness, check=False)
     header.set_data_offset(0)  # nibabel puts the data right behind the header
     header.set_data_shape(volume.shape)
@@ -136,7 +136,10 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Se
         OutputError: if the file cannot be written.
     """
     text = io.StringIO()
-    pd.DataFrame(list(rows), columns=list(columns)).to_csv(text, index=False, lineterminator="\n")
+    # As objects: a count beside an empty place must not turn into 2.0.
+    pd.DataFrame(list(rows), columns=list(columns), dtype=object).to_csv(
+        text, index=False, lineterminator="\n"
+    )
     write_bytes(path, text.getvalue().encode())
 
 

@@ -58,7 +58,7 @@ def lesion_sheet(
     image, outline = _axial(image, mask)
     shown = [index for index, channel in enumerate(image) if bool(channel.any())] or [0]
     chosen = _choose_slices(outline, np.asarray(image[shown].amax(dim=0)) > 0.05, slices)
-    affine = np.asarray(image.affine, dtype=np.float64)
+    affine = np.asarray(image.affine.cpu(), dtype=np.float64)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     height, width, _ = outline.shape
     aspect = float(spacing[0] / spacing[1])
@@ -135,7 +135,7 @@ def _write_title(figure: Figure, name: str, mask: MetaTensor) -> None:
     """The scan's name and what was found above, how to read the slices below."""
     lesion = np.asarray(mask[0].cpu()) > 0
     count = cc3d.connected_components(lesion, connectivity=26, return_N=True)[1]
-    ml = lesion.sum() * abs(np.linalg.det(np.asarray(mask.affine, dtype=np.float64)[:3, :3])) / 1000
+    ml = lesion.sum() * abs(np.linalg.det(np.asarray(mask.affine.cpu(), dtype=np.float64)[:3, :3])) / 1000
     found = f"{ml:.2f} mL in {count} lesion{'s' if count > 1 else ''}" if count else "no lesion found"
     found_colour = LESION_COLOUR if count else TEXT_COLOUR
 

@@ -1,0 +1,309 @@
+"""Whole runs: real files, a real MONAI evaluator, and scans that go wrong at each stage."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
+from monai.handlers import StatsHandler
+from monai.transforms import (
+    Activationsd,
+    AsDiscreted,
+    CastToTyped,
+    Compose,
+    CopyItemsd,
+    Invertd,
+    LoadImaged,
+    Orientationd,
+    Spacingd,
+)
+from torch import Tensor, nn
+
+from shared_nets.errors import ScanIntensityError, WeightsError
+from shared_nets.inference import Cohort, LesionWriter, SliceWindowInferer
+from shared_nets.inference.outputs import MASK_SUFFIX, PICTURE_SUFFIX, PROBABILITY_SUFFIX
+
+AFFINE = np.array([[0, -1.25, 0, 20], [-1, 0, 0, 18], [0, 0, 3, -15], [0, 0, 0, 1.0]])  # axes P, L, S
+COLUMNS = "scan,status,volume_ml,lesion_count,largest_ml,side,max_probability,seconds,message"
+VOXEL_ML = 1.25 * 3 / 1000
+
+
+class Bright(nn.Module):
+    """Lesion is what is brighter than 0.8; a value above 5 is a bug."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.max() > 5:
+            raise TypeError("unsupported operand\nwith details")
+        return 100 * (x - 0.8)
+
+
+class RefuseNegative:
+    """Stands for the checks of loading."""
+
+    def __call__(self, case: Mapping[str, Any]) -> Mapping[str, Any]:
+        if case["image"].min() < 0:
+            raise ScanIntensityError(f"{case['name']}.nii.gz: it has negative\nvoxels; export it again.")
+        return case
+
+
+def save(
+    folder: Path, name: str, lesions: tuple[tuple[slice, slice, slice], ...] = (), value: float = 1.0
+) -> dict:
+    data = np.zeros((30, 30, 8), np.float32)
+    data[3:27, 3:27, 1:7] = 0.5
+    for lesion in lesions:
+        data[lesion] = value
+    path = folder / f"{name}.nii.gz"
+    nib.save(nib.Nifti1Image(data, AFFINE), path)
+    return {"image": str(path), "name": name}
+
+
+# The second axis runs to the left.
+LEFT = (slice(5, 10), slice(18, 24), slice(2, 4))  # 60 voxels
+RIGHT = (slice(5, 9), slice(4, 9), slice(3, 5))  # 40 voxels
+
+
+def cohort(cases: list[dict], output: Path, network: nn.Module | None = None, **settings: Any) -> Cohort:
+    labels = (("L", "R"), ("P", "A"), ("I", "S"))
+    before = Compose(
+        [
+            LoadImaged("image", ensure_channel_first=True),
+            RefuseNegative(),
+            Orientationd("image", axcodes="ARS", labels=labels),
+            Spacingd("image", pixdim=[1, 1, -1]),
+        ]
+    )
+    after = Compose(
+        [
+            Activationsd("pred", sigmoid=True),
+            Invertd("pred", transform=before, orig_keys="image", nearest_interp=False),
+            CopyItemsd("pred", names="probability"),
+            AsDiscreted("pred", threshold=0.5),
+            CastToTyped("pred", dtype=torch.uint8),
+        ]
+    )
+    handlers = [LesionWriter(output, save_probability=True), *settings.pop("handlers", ())]
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        # What a config gives: a loader over all scans, whose length must not matter.
+        val_data_loader=DataLoader(Dataset(cases, before)),
+        network=network or Bright(),
+        inferer=SliceWindowInferer((32, 32)),
+        postprocessing=after,
+        val_handlers=handlers,
+    )
+    return Cohort(evaluator, Dataset(cases, before), output, **settings)
+
+
+def table(output: Path) -> pd.DataFrame:
+    assert (output / "lesions.csv").read_text().splitlines()[0] == COLUMNS
+    return pd.read_csv(output / "lesions.csv", keep_default_na=False)
+
+
+def files(output: Path, *names: str) -> set[str]:
+    suffixes = (MASK_SUFFIX, PROBABILITY_SUFFIX, PICTURE_SUFFIX)
+    assert {path.name for path in output.iterdir()} >= {"lesions.csv"}
+    expected = {name + suffix for name in names for suffix in suffixes} | {"lesions.csv"}
+    assert {path.name for path in output.iterdir()} == expected
+    return expected
+
+
+def test_three_scans_of_which_one_is_broken(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cases = [save(tmp_path, "a", (LEFT, RIGHT)), save(tmp_path, "b"), save(tmp_path, "c", (LEFT,))]
+    broken = tmp_path / "b.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(SystemExit) as exit_:
+        cohort(cases, tmp_path / "out").run()
+    assert exit_.value.code == 1
+
+    files(tmp_path / "out", "a", "c")
+    rows = table(tmp_path / "out")
+    assert list(rows.scan) == ["a", "b", "c"]
+    assert list(rows.status) == ["ok", "failed", "ok"]
+    a, b, c = (rows.iloc[index] for index in range(3))
+    assert float(a.volume_ml) == pytest.approx(100 * VOXEL_ML, rel=0.15)  # resampled there and back
+    assert float(c.volume_ml) == pytest.approx(60 * VOXEL_ML, rel=0.15)
+    assert (a.lesion_count, a.side, c.lesion_count, c.side) == ("2", "both", "1", "left")
+    assert float(c.max_probability) == 1
+    assert (rows.seconds[rows.status == "ok"] > 0).all()
+    assert b.volume_ml == b.side == ""
+    assert b.message.startswith("b: unexpected ")
+    assert a.message == c.message == ""
+
+    out, err = capfd.readouterr()
+    assert "2 scans segmented, 2 with a lesion, 1 failed." in out
+    assert f"Failed: {b.message}" in err
+    assert "Traceback" not in out + err
+    assert "3/3" in err  # the progress bar
+
+    mask = nib.load(tmp_path / "out" / f"a{MASK_SUFFIX}")
+    np.testing.assert_array_equal(mask.affine, AFFINE)
+    truth = np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj) > 0.8
+    found = np.asarray(mask.dataobj) > 0
+    assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.9
+    assert found.sum() * VOXEL_ML == pytest.approx(float(a.volume_ml), abs=1e-3)
+
+
+@pytest.mark.parametrize("first", ["a", "b", "z"])
+def test_every_kind_of_failure_is_one_sentence(first: str, tmp_path: Path) -> None:
+    """Failing at loading, checking and in the network, as first, middle and last scan."""
+    bad = [
+        {"image": str(tmp_path / "absent.nii.gz"), "name": "absent"},
+        save(tmp_path, "negative", (LEFT,), -1.0),
+        save(tmp_path, "bug", (LEFT,), 9.0),
+    ]
+    good = [save(tmp_path, "good1", (LEFT,)), save(tmp_path, "good2")]
+    cases = {"a": bad + good, "b": [good[0], *bad, good[1]], "z": good + bad}[first]
+    with pytest.raises(SystemExit):
+        cohort(cases, tmp_path / "out", quiet=True).run()
+    files(tmp_path / "out", "good1", "good2")
+    rows = table(tmp_path / "out").set_index("scan")
+    assert list(rows.index) == [case["name"] for case in cases]
+    assert rows.loc["negative"].message == "negative.nii.gz: it has negative voxels; export it again."
+    bug = "bug: unexpected TypeError: unsupported operand; run again with debug to see where."
+    assert rows.loc["bug"].message == bug
+    assert rows.loc["absent"].message.startswith("absent: unexpected ")
+    assert rows.loc["good1"].side == "left"
+    assert rows.loc["good2"].side == "none"
+
+
+def test_no_lesions_is_a_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = cohort([save(tmp_path, "a")], tmp_path / "out").run()
+    assert rows[0]["status"] == "ok"
+    assert "1 scan segmented, 0 with a lesion, 0 failed." in capsys.readouterr().out
+
+
+def test_quiet_says_nothing_when_all_is_well(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cohort([save(tmp_path, "a", (LEFT,))], tmp_path / "out", quiet=True).run()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_debug_lets_the_error_through(tmp_path: Path) -> None:
+    cases = [save(tmp_path, "bug", (LEFT,), 9.0), save(tmp_path, "good")]
+    with pytest.raises(TypeError, match="unsupported operand"):
+        cohort(cases, tmp_path / "out", debug=True).run()
+
+
+def test_a_handler_that_raises_again_does_not_hide_the_next_scan(tmp_path: Path) -> None:
+    # MONAI's StatsHandler logs an exception and raises it once more.
+    logging.getLogger("silent").setLevel(logging.CRITICAL + 1)
+    cases = [save(tmp_path, "bug", (LEFT,), 9.0), save(tmp_path, "good", (LEFT,))]
+    stats = StatsHandler(name="silent", output_transform=lambda _: None)
+    with pytest.raises(SystemExit):
+        cohort(cases, tmp_path / "out", handlers=[stats], quiet=True).run()
+    files(tmp_path / "out", "good")
+
+
+def test_further_measures_are_further_columns(tmp_path: Path) -> None:
+    def dice(case: dict[str, Any]) -> dict[str, float]:
+        return {"dice": 0.5, "voxels": int(case["pred"].sum()), "seen": case["name"]}
+
+    cases = [{"image": str(tmp_path / "absent.nii.gz"), "name": "absent"}, save(tmp_path, "a", (LEFT,))]
+    with pytest.raises(SystemExit):
+        cohort(cases, tmp_path / "out", measures=[dice], quiet=True, table="metrics.csv").run()
+    rows = pd.read_csv(tmp_path / "out" / "metrics.csv")
+    assert list(rows)[-5:] == ["dice", "voxels", "seen", "seconds", "message"]
+    assert np.isnan(rows.dice[0])
+    assert rows.voxels[1] * VOXEL_ML == pytest.approx(rows.volume_ml[1], abs=1e-3)
+    assert rows.seen[1] == "a"
+
+
+def test_the_table_is_there_after_each_scan_and_survives_an_interruption(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    seen: list[list[str]] = []
+
+    def interrupt(case: dict[str, Any]) -> dict[str, Any]:
+        if case["name"] == "c":
+            seen.append(list(table(output).scan))
+            raise KeyboardInterrupt
+        return {}
+
+    cases = [save(tmp_path, name) for name in "abcd"]
+    with pytest.raises(KeyboardInterrupt):
+        cohort(cases, output, measures=[interrupt], quiet=True).run()
+    assert seen == [["a", "b"]]
+    assert list(table(output).scan) == ["a", "b"]
+    assert not list(output.glob(".*"))
+    for path in output.glob("*.nii.gz"):
+        assert nib.load(path).get_fdata().shape == (30, 30, 8)
+
+
+def test_a_folder_that_cannot_be_written_stops_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(SystemExit) as exit_:
+        cohort([save(tmp_path, "a"), save(tmp_path, "b")], tmp_path / "out").run()
+    assert exit_.value.code == 1
+    err = capsys.readouterr().err
+    assert f"Stopped, 2 scans left: {tmp_path / 'out'}: a file stands where a folder is needed" in err
+
+
+def test_a_folder_lost_on_the_way_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+
+    def lose(case: dict[str, Any]) -> dict[str, Any]:
+        output.rename(tmp_path / "moved")
+        output.write_text("a file")
+        return {}
+
+    with pytest.raises(SystemExit):
+        cohort([save(tmp_path, name) for name in "abc"], output, measures=[lose]).run()
+    assert "Stopped, 2 scans left" in capsys.readouterr().err
+
+
+def test_one_file_that_cannot_be_written_does_not_stop_the_run(tmp_path: Path) -> None:
+    (tmp_path / "out" / f"a{MASK_SUFFIX}").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        cohort([save(tmp_path, "a"), save(tmp_path, "b")], tmp_path / "out", quiet=True).run()
+    rows = table(tmp_path / "out")
+    assert list(rows.status) == ["failed", "ok"]
+    assert "a folder has the name of the file to write" in rows.message[0]
+
+
+def test_unusable_weights_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class NoWeights(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            try:
+                raise WeightsError("model.pt: it is of another network; give the bundle's own.")
+            except WeightsError as error:
+                raise RuntimeError("applying transform") from error
+
+    with pytest.raises(SystemExit):
+        cohort([save(tmp_path, "a"), save(tmp_path, "b")], tmp_path / "out", NoWeights()).run()
+    err = capsys.readouterr().err
+    assert "Stopped, 2 scans left: model.pt: it is of another network; give the bundle's own." in err
+
+
+def test_the_engine_runs_once_a_scan_and_the_next_scan_loads_beside_it(tmp_path: Path) -> None:
+    loaded_by: list[str] = []
+
+    class Remember:
+        def __call__(self, case: dict[str, Any]) -> dict[str, Any]:
+            loaded_by.append(threading.current_thread().name)
+            return case
+
+    passes: list[int] = []
+
+    class Count(Bright):
+        def forward(self, x: Tensor) -> Tensor:
+            passes.append(len(x))
+            return super().forward(x)
+
+    run = cohort([save(tmp_path, name) for name in "abc"], tmp_path / "out", Count(), quiet=True)
+    run.dataset.transform.transforms += (Remember(),)
+    run.run()
+    assert passes == [6, 6, 6]  # the six slices with head, once
+    assert len(loaded_by) == 3
+    assert all(name.startswith("next-scan") for name in loaded_by)
+    assert [row["scan"] for row in run.run()] == ["a", "b", "c"]  # and again

@@ -1,0 +1,194 @@
+"""Outputs: the scan's header, whole files only, and words when the disk says no."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from shared_nets.errors import OutputError
+from shared_nets.inference import make_output_folder, write_nifti, write_table
+from shared_nets.inference.outputs import write_bytes
+
+SHAPE = (6, 7, 5)
+OBLIQUE = np.array([[0.0, -0.9, 0.5, 30], [1.1, 0.1, 0, -20], [0, 0.6, 2.5, 7], [0, 0, 0, 1]])
+
+
+def scan(path: Path, kind: str = "oblique") -> Path:
+    """A scaled int16 scan with everything in its header that a result must keep or must not."""
+    shape = (*SHAPE, 1) if kind == "4d" else SHAPE
+    data = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    if kind == "nifti2":
+        image = nib.Nifti2Image(data, OBLIQUE)
+    elif kind == "pair":
+        image = nib.Nifti1Pair(data, OBLIQUE)
+    elif kind == "big endian":
+        image = nib.Nifti1Image(data, OBLIQUE, nib.Nifti1Header(endianness=">"))
+    else:
+        image = nib.Nifti1Image(data, OBLIQUE)
+    image.set_data_dtype(np.int16)
+    if kind == "qform only":
+        straight = np.diag([-2.0, 2.0, 3.0, 1.0])
+        image.set_sform(None, 0)
+        image.set_qform(straight, 1)
+    elif kind == "differing codes":
+        image.set_sform(OBLIQUE, 4)
+        image.set_qform(np.diag([1.0, 1.0, 2.5, 1.0]), 1)
+    else:
+        image.set_sform(OBLIQUE, 2)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["descrip"] = b"Patient Name"
+    image.header["cal_max"] = 4000
+    image.header.set_dim_info(1, 0, 2)
+    if kind != "pair":
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"about the scan"))
+    nib.save(image, path)
+    return path
+
+
+KINDS = ["oblique", "4d", "qform only", "differing codes", "nifti2", "pair", "big endian"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_the_scans_grid_and_nothing_else_of_it(tmp_path: Path, kind: str, dtype: type) -> None:
+    reference = scan(tmp_path / ("scan.img" if kind == "pair" else "scan.nii.gz"), kind)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    array = (np.random.default_rng(1).random((1, *SHAPE)) > 0.5).astype(dtype) * dtype(1)
+    write_nifti(tmp_path / "out.nii.gz", array, reference)
+
+    assert {path: path.read_bytes() for path in before} == before
+    scan_, result = nib.load(reference), nib.load(tmp_path / "out.nii.gz")
+    assert result.shape == SHAPE
+    assert result.get_data_dtype().newbyteorder("=") == dtype
+    np.testing.assert_array_equal(np.asarray(result.dataobj), array[0])
+    np.testing.assert_array_equal(result.affine, scan_.affine)
+    for form in ("get_sform", "get_qform"):
+        expected, code = getattr(scan_.header, form)(coded=True)
+        found, found_code = getattr(result.header, form)(coded=True)
+        assert found_code == code
+        if expected is None:
+            assert found is None
+        else:
+            np.testing.assert_array_equal(found, expected)
+    assert result.header.get_zooms() == scan_.header.get_zooms()[:3]
+    assert result.header.get_xyzt_units() == scan_.header.get_xyzt_units()
+    assert result.header.get_dim_info() == scan_.header.get_dim_info()
+    assert not result.header.extensions
+    assert result.header.get_slope_inter() in ((1, 0), (None, None))
+    assert (float(result.header["cal_min"]), float(result.header["cal_max"])) == (0, 1)
+    assert b"Patient" not in result.header["descrip"].tobytes()
+
+
+def test_types(tmp_path: Path) -> None:
+    reference = scan(tmp_path / "scan.nii")
+    for given, written in ((bool, np.uint8), (np.uint8, np.uint8), (np.float64, np.float32)):
+        write_nifti(tmp_path / "out.nii", np.ones(SHAPE, given), reference)
+        assert nib.load(tmp_path / "out.nii").get_data_dtype() == written
+
+
+def test_the_same_bytes_twice(tmp_path: Path) -> None:
+    reference = scan(tmp_path / "scan.nii.gz")
+    array = np.random.default_rng(2).random(SHAPE).astype(np.float32)
+    for name in ("one.nii.gz", "two.nii.gz"):
+        write_nifti(tmp_path / name, array, reference)
+    one = (tmp_path / "one.nii.gz").read_bytes()
+    assert one == (tmp_path / "two.nii.gz").read_bytes()
+    assert one[4:8] == bytes(4)  # gzip's time stamp
+
+
+def test_the_reference_may_be_replaced_only_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not on the scan's grid"):
+        write_nifti(tmp_path / "out.nii.gz", np.zeros((5, 5, 5), np.uint8), scan(tmp_path / "scan.nii.gz"))
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii.gz"]
+
+
+def test_a_table(tmp_path: Path) -> None:
+    rows = [{"scan": "a, b", "volume_ml": 1.5}, {"scan": "ç", "message": 'he said "no"'}]
+    write_table(tmp_path / "t.csv", rows, ["scan", "volume_ml", "message"])
+    expected = 'scan,volume_ml,message\n"a, b",1.5,\nç,,"he said ""no"""\n'
+    assert (tmp_path / "t.csv").read_bytes() == expected.encode()
+    write_table(tmp_path / "counts.csv", [{"n": 2}, {"x": 0.1}], ["n", "x"])
+    assert (tmp_path / "counts.csv").read_text() == "n,x\n2,\n,0.1\n"
+    write_table(tmp_path / "t.csv", rows[:1], ["scan"])
+    assert pd.read_csv(tmp_path / "t.csv").to_dict("list") == {"scan": ["a, b"]}
+    write_table(tmp_path / "empty.csv", [], ["scan", "message"])
+    assert (tmp_path / "empty.csv").read_text() == "scan,message\n"
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / "file", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
+    write_bytes(tmp_path / ("x" * 255), b"whole")
+    assert (tmp_path / ("x" * 255)).read_bytes() == b"whole"
+
+
+def test_a_folder_in_the_files_place(tmp_path: Path) -> None:
+    (tmp_path / "out.nii.gz").mkdir()
+    with pytest.raises(OutputError, match=r"out\.nii\.gz: a folder has the name"):
+        write_bytes(tmp_path / "out.nii.gz", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.nii.gz"]
+
+
+def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("mine")
+    for folder in (tmp_path / "results", tmp_path / "results" / "deeper"):
+        with pytest.raises(OutputError, match="a file stands where a folder is needed"):
+            make_output_folder(folder)
+        with pytest.raises(OutputError, match="a file stands where a folder is needed"):
+            write_bytes(folder / "out.csv", b"x")
+    assert (tmp_path / "results").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written() -> None:
+    # /proc refuses new files to everybody, root too.
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc here")
+    with pytest.raises(OutputError, match="/proc/results"):
+        make_output_folder("/proc/results")
+
+
+def test_make_output_folder_leaves_nothing_behind(tmp_path: Path) -> None:
+    folder = make_output_folder(tmp_path / "a" / "b")
+    assert make_output_folder(str(folder)) == folder
+    assert list(folder.iterdir()) == []
+
+
+@contextmanager
+def full_disk(limit: int = 1000) -> Iterator[None]:
+    """No file may grow beyond ``limit`` bytes, as on a disk that fills up on the way."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("existing", [None, b"the earlier result"])
+def test_a_full_disk_leaves_no_half_file(tmp_path: Path, existing: bytes | None) -> None:
+    reference = scan(tmp_path / "scan.nii.gz")
+    target = tmp_path / "out" / "probseg.nii"
+    target.parent.mkdir()
+    if existing is not None:
+        target.write_bytes(existing)
+    with full_disk(), pytest.raises(OutputError) as raised:
+        write_nifti(target, np.zeros(SHAPE, np.float32), reference)
+    reason = "there is no space left to write it; free some, or choose another output folder."
+    assert str(raised.value) == f"{target}: {reason}"
+    left = {path.name: path.read_bytes() for path in target.parent.iterdir()}
+    assert left == ({} if existing is None else {target.name: existing})
