@@ -6,6 +6,7 @@ from shared_nets.evaluation.tables import (
     measure_case,
     summarise,
     summary_text,
+    tell_summary,
     write_summary,
 )
 
@@ -18,5 +19,6 @@ __all__ = [
     "reference_lesions",
     "summarise",
     "summary_text",
+    "tell_summary",
     "write_summary",
 ]

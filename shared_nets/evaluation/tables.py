@@ -182,6 +182,21 @@ def write_summary(table_csv: str | Path, output_csv: str | Path, **options: Any)
     return summary
 
 
+def tell_summary(table_csv: str | Path) -> None:
+    """
+    Summarise a table of cases into ``summary.csv`` beside it, and print the summary.
+
+    Args:
+        table_csv: see `write_summary`.
+
+    Raises:
+        StrokeSegError: as `write_summary`.
+    """
+    output = Path(table_csv).with_name("summary.csv")
+    print(summary_text(write_summary(table_csv, output)))
+    print(f"Summary: {output.resolve()}")
+
+
 def summary_text(summary: pd.DataFrame) -> str:
     """
     The summary for people: one line a figure, ``mean [95 % interval]  median  n``, and what was left out.
