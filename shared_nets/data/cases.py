@@ -90,7 +90,7 @@ def find_cases(
     for one in sources:
         if isinstance(one, (Mapping, list, tuple)):
             item = one if isinstance(one, Mapping) else {"image": list(one)}
-            part = {"test": [_read_item(item, Path.cwd(), "The given case", modalities, labelled)]}
+            part = {wanted[0]: [_read_item(item, Path.cwd(), "The given case", modalities, labelled)]}
         else:
             part, files = _read_source(Path(str(one)).expanduser().absolute(), section, modalities, labelled)
             loose += files
@@ -388,22 +388,26 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
         if match := _CHANNEL.fullmatch(_stem(p)):
             numbers[p.parent, match[1]].add(int(match[2]))
 
-    groups: dict[tuple[Path, str], dict[str, list[Path]]] = {}
+    cases: list[Case] = []
+    groups: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for p in scans:
         parsed = _parse(p)
         match = _CHANNEL.fullmatch(parsed.stem)
-        modality = parsed.modality
-        key = (p.parent, parsed.stem)
+        name, modality, key = case_name(p), parsed.modality, _patient_key(p, parsed)
         if match and _are_channels(numbers[p.parent, match[1]], len(modalities)):
             if int(match[2]) >= len(modalities):
                 logger.info("Left out, as its number says that it is another channel: %s", p)
                 continue
-            key = (p.parent, match[1] + "_0000")
-            modality = modalities[int(match[2])]
-        elif len(modalities) > 1 and modality in modalities:
-            key = _patient_key(p, parsed)
-        groups.setdefault(key, {}).setdefault(modality or "", []).append(p)
-    return [case for group in groups.values() for case in _cases_of_group(group, modalities)]
+            name, modality, key = match[1], modalities[int(match[2])], (p.parent, match[1])
+        elif match:
+            name = parsed.stem
+        if modality not in (None, *modalities):
+            logger.warning("%s is named as %s, not %s; taken as asked for.", p, modality, _words(modalities))
+        if len(modalities) > 1 and modality in modalities:
+            groups[key][str(modality)].append(p)
+        else:
+            cases.append({"image": str(p), "name": name})
+    return cases + [case for group in groups.values() for case in _pairs(group, modalities)]
 
 
 def _are_channels(numbers: set[int], channels: int) -> bool:
@@ -424,10 +428,8 @@ def _patient_key(path: Path, parsed: _Parsed) -> tuple[Path, str]:
     return path.parent, parsed.before
 
 
-def _cases_of_group(group: dict[str, list[Path]], modalities: tuple[str, ...]) -> list[Case]:
-    paired = len(modalities) > 1 and any(m in modalities for m in group)
-    if not paired:
-        return [{"image": str(p), "name": case_name(p)} for files in group.values() for p in files]
+def _pairs(group: dict[str, list[Path]], modalities: tuple[str, ...]) -> list[Case]:
+    """The cases of one patient's session: each DWI with its FLAIR, or each FLAIR alone."""
     first, second = group.get(modalities[0], []), group.get(modalities[1], [])
     if not first:
         return [{"image": [None, str(p)], "name": _paired_name(p)} for p in second]
@@ -496,6 +498,9 @@ def _split(pool: dict[str, list[Case]], section: Section, fold: int | None, seed
     training = pool.get("training", [])
     has_folds = any("fold" in case for case in training)
     if "validation" in pool and (fold is None or not has_folds):
+        both = {subject_of(c) for c in training} & {subject_of(c) for c in pool["validation"]}
+        if both:
+            logger.warning("The same subjects train and validate, so scores flatter: %s", _few(sorted(both)))
         return pool.get(section, [])
     wanted = 0 if fold is None else fold
     if has_folds:

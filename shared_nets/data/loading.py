@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import warnings
 import zlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -309,9 +308,8 @@ def _read_voxels(image: Any, path: str, shape: tuple[int, int, int, int], stream
     check_claimed_size(
         image.header, int(image.dataobj.offset), path, zipped=isinstance(stream, gzip.GzipFile)
     )
-    with warnings.catch_warnings(), np.errstate(over="ignore", invalid="ignore"):
-        # float64 beyond float32 becomes infinite, which is reported as such.
-        warnings.simplefilter("ignore", RuntimeWarning)
+    # float64 beyond float32 becomes infinite, which is reported as such.
+    with np.errstate(over="ignore", invalid="ignore"):
         voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     if isinstance(stream, gzip.GzipFile):
         # gzip keeps its checksum at the end: read on to have it checked, but not for ever.

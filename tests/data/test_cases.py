@@ -145,8 +145,28 @@ def test_a_missing_file_is_a_case_that_fails_in_loading(make: Any) -> None:
 
 def test_numbered_scans_are_not_channels(make: Any) -> None:
     root = make(*(f"s/scan_{i:04d}.nii.gz" for i in range(1, 7)))
-    assert len(find_cases(root / "s")) == 6
-    assert len(find_cases(root / "s", modalities=PAIR)) == 6
+    expected = [f"scan_{i:04d}" for i in range(1, 7)]
+    assert names(find_cases(root / "s")) == expected
+    assert names(find_cases(root / "s", modalities=PAIR)) == expected
+
+
+def test_a_scan_named_for_another_modality_is_taken_when_asked_for(make: Any, caplog: Any) -> None:
+    root = make("sub-1_T2w.nii.gz")
+    assert names(find_cases(root / "sub-1_T2w.nii.gz")) == ["sub-1"]
+    assert "not T1w" in caplog.text
+
+
+def test_a_case_in_memory_can_train() -> None:
+    found = find_cases([{"image": "/a.nii", "label": "/m.nii", "site": 1}], "training")
+    assert found == [{"image": "/a.nii", "label": "/m.nii", "site": 1, "name": "a"}]
+    with pytest.raises(UsageError, match="has no 'label'"):
+        find_cases([{"image": "/a.nii"}], "training")
+
+
+def test_other_files_of_a_patient_are_not_lost(make: Any) -> None:
+    root = make("s/p7.nii.gz", "s/p7_dwi.nii.gz", "s/p7_flair.nii.gz")
+    found = images(find_cases(root / "s", modalities=PAIR), root / "s")
+    assert found == ["p7.nii.gz", ["p7_dwi.nii.gz", "p7_flair.nii.gz"]]
 
 
 def test_one_modality_takes_the_first_channel(make: Any) -> None:
@@ -464,6 +484,12 @@ def test_two_cases_are_one_and_one(data_list: Any) -> None:
     assert len(find_cases(path, "training")) == len(find_cases(path, "validation")) == 1
     with pytest.raises(UsageError, match="fold 2: 2 subjects"):
         find_cases(path, "training", fold=2)
+
+
+def test_a_subject_on_both_sides_is_told(data_list: Any, caplog: Any) -> None:
+    path = data_list({"training": items(3, subject=lambda i: i), "validation": items(1, subject=lambda i: 2)})
+    assert len(find_cases(path, "training")) == 3
+    assert "The same subjects train and validate, so scores flatter: 2" in caplog.text
 
 
 def test_validation_section_alone_can_be_evaluated(data_list: Any) -> None:
