@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -41,8 +40,9 @@ def load_keras_weights(net: XNet, arrays: Sequence[ArrayLike]) -> None:
     for index, (key, array) in enumerate(zip(keys, arrays, strict=True)):
         values = to_torch_layout(array, depthwise=key.endswith("depthwise.weight"))
         if values is None or values.shape != state[key].shape:
+            found = "not numbers" if values is None else f"of shape {np.shape(array)}"
             raise WeightsError(
-                f"array {index} of the Keras weights, of shape {np.shape(array)}, does not fit {key}, "
+                f"array {index} of the Keras weights, {found}, does not fit {key}, "
                 f"of shape {tuple(state[key].shape)}: is it an X-Net with these input and output channels?"
             )
         if not values.isfinite().all():
@@ -93,9 +93,11 @@ def read_keras_h5(path: str | os.PathLike[str]) -> list[np.ndarray]:
     Raises:
         WeightsError: if the file is missing, not HDF5, damaged, or not written by Keras.
     """
+    import h5py  # here, so that the networks work where h5py is not installed
+
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path} is not a file: give the .h5 file that Keras saved.")
+    if not (path.is_file() and os.access(path, os.R_OK)):
+        raise WeightsError(f"{path} is not a file that can be read: give the .h5 file that Keras saved.")
     try:
         if not h5py.is_hdf5(path):
             raise WeightsError(f"{path} is not an HDF5 file: give the .h5 file that Keras saved.")

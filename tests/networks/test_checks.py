@@ -14,6 +14,7 @@ def test_fitting_input_passes(shape: tuple[int, ...]) -> None:
     check_input(torch.zeros(shape), 2, 16, "Net")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
