@@ -6,14 +6,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shared_nets.networks import CNNRes, FeatureSimilarityModule, XBlock, XNet, load_keras_weights
+    from shared_nets.networks import (
+        CNNRes,
+        FeatureSimilarityModule,
+        ResUNet,
+        UNet,
+        XBlock,
+        XNet,
+        load_keras_weights,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["CNNRes", "FeatureSimilarityModule", "XBlock", "XNet", "load_keras_weights"]
+__all__ = ["CNNRes", "FeatureSimilarityModule", "ResUNet", "UNet", "XBlock", "XNet", "load_keras_weights"]
+_SUBPACKAGES = ("data", "evaluation", "inference", "networks", "release", "simulation", "training")
 
 
 def __getattr__(name: str) -> Any:
     # On first use, so that `strokeseg --help` does not wait for torch.
     if name in __all__:
         return getattr(import_module("shared_nets.networks"), name)
+    if name in _SUBPACKAGES:
+        return import_module(f"shared_nets.{name}")
     raise AttributeError(f"module 'shared_nets' has no attribute {name!r}")

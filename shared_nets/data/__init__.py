@@ -1,1 +1,20 @@
+"""Where scans come from: trees, data lists and folders to cases, and cases to checked, scaled images."""
 
+from shared_nets.data.cases import case_name, find_cases, modality_of, subject_of
+from shared_nets.data.checks import ScanWarning
+from shared_nets.data.loading import LoadMaskd, LoadScand, read_mask, read_scan
+from shared_nets.data.preprocessing import ScaleHeadIntensityd, head_mask
+
+__all__ = [
+    "LoadMaskd",
+    "LoadScand",
+    "ScaleHeadIntensityd",
+    "ScanWarning",
+    "case_name",
+    "find_cases",
+    "head_mask",
+    "modality_of",
+    "read_mask",
+    "read_scan",
+    "subject_of",
+]

@@ -1,1 +1,24 @@
+"""Per-volume and lesion-wise metrics on the scan's own grid, and their tables."""
 
+from shared_nets.evaluation.metrics import METRICS, Lesion, case_metrics, reference_lesions
+from shared_nets.evaluation.tables import (
+    LESION_SIZES_ML,
+    measure_case,
+    summarise,
+    summary_text,
+    tell_summary,
+    write_summary,
+)
+
+__all__ = [
+    "LESION_SIZES_ML",
+    "METRICS",
+    "Lesion",
+    "case_metrics",
+    "measure_case",
+    "reference_lesions",
+    "summarise",
+    "summary_text",
+    "tell_summary",
+    "write_summary",
+]

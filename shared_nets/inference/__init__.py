@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared_nets.inference.check import check_run
 from shared_nets.inference.cohort import Cohort
-from shared_nets.inference.lesions import LesionSummary, head_midline, measure_lesions
+from shared_nets.inference.lesions import LesionSummary, RemoveSmallLesionsd, head_midline, measure_lesions
 from shared_nets.inference.outputs import LesionWriter, make_output_folder, write_nifti, write_table
 from shared_nets.inference.picture import lesion_sheet
 from shared_nets.inference.slices import SliceWindowInferer
@@ -13,6 +13,7 @@ __all__ = [
     "Cohort",
     "LesionSummary",
     "LesionWriter",
+    "RemoveSmallLesionsd",
     "SliceWindowInferer",
     "check_run",
     "head_midline",

@@ -16,7 +16,7 @@ from monai.data import Dataset, list_data_collate
 from monai.engines import Evaluator
 from tqdm import tqdm
 
-from shared_nets.errors import OutputError, StrokeSegError, WeightsError
+from shared_nets.errors import OutputError, StrokeSegError, WeightsError, own_error
 from shared_nets.inference.lesions import head_midline, measure_lesions
 from shared_nets.inference.outputs import engine_cases, make_output_folder, write_table
 
@@ -62,6 +62,8 @@ class Cohort:
         table: the table's file name.
         measures: functions from the finished case (everything loaded and everything that came out) to
             further columns, placed before ``seconds``.
+        finish: called with the finished table's path, when at least one scan was done: evaluation writes
+            its summary.
         quiet: no progress bar and no summary; failures are still told.
         debug: let the first error through, with its traceback.
     """
@@ -73,6 +75,7 @@ class Cohort:
         output_dir: str | Path,
         table: str = "lesions.csv",
         measures: Sequence[Callable[[Case], Mapping[str, Any]]] = (),
+        finish: Callable[[Path], Any] | None = None,
         quiet: bool = False,
         debug: bool = False,
     ) -> None:
@@ -81,6 +84,7 @@ class Cohort:
         self.output_dir = Path(output_dir)
         self.table = self.output_dir / table
         self.measures = tuple(measures)
+        self.finish = finish
         self.quiet = quiet
         self.debug = debug
         self.rows: list[Row] = []
@@ -111,6 +115,8 @@ class Cohort:
                 raise
             stopped = str(error)
         self._tell(stopped)
+        if self.finish is not None and any(row["status"] == "ok" for row in self.rows):
+            self.finish(self.table)
         if stopped or any(row["status"] == "failed" for row in self.rows):
             raise SystemExit(1)
         return self.rows
@@ -148,7 +154,7 @@ class Cohort:
         except Exception as error:
             if self.debug:
                 raise
-            ours = _own_error(error)
+            ours = own_error(error)
             if ours is not None and _concerns_all(ours):
                 raise type(ours)(str(ours)) from error
             row = {"scan": name, "status": "failed", "message": one_sentence(error, name)}
@@ -213,7 +219,7 @@ def one_sentence(error: BaseException, name: str) -> str:
         The message of the :class:`StrokeSegError` in its chain, otherwise its first cause; one line that
         names the scan.
     """
-    ours = _own_error(error)
+    ours = own_error(error)
     if ours is not None:
         sentence = " ".join(str(ours).split())
         return sentence if name in sentence else f"{name}: {sentence}"
@@ -221,11 +227,6 @@ def one_sentence(error: BaseException, name: str) -> str:
     first_line = next(iter(str(cause).strip().splitlines()), "").rstrip(".")
     what = f"{type(cause).__name__}: {first_line}" if first_line else type(cause).__name__
     return f"{name}: unexpected {what}; run again with debug to see where."
-
-
-def _own_error(error: BaseException) -> StrokeSegError | None:
-    """The error this package raised on purpose, behind those that others made of it."""
-    return next((link for link in _chain(error) if isinstance(link, StrokeSegError)), None)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import cc3d
 import numpy as np
 import torch
+from monai.config import KeysCollection
 from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type
 from numpy.typing import ArrayLike, NDArray
 
 # A lesion is on both sides when more than this share of its volume lies on the smaller side: our
@@ -124,3 +129,35 @@ def _as_volume(array: ArrayLike) -> NDArray[Any]:
     if volume.ndim != 3:
         raise ValueError(f"A mask is (X, Y, Z) or (1, X, Y, Z), not of shape {volume.shape}.")
     return volume
+
+
+class RemoveSmallLesionsd(MapTransform):
+    """
+    Drops the lesions of a binary mask that are smaller than a volume; 26-neighbourhood.
+
+    The volume is in mL, from the mask's affine, so a mask on a finer grid loses the same lesions.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, smallest_ml: float = 0.05, allow_missing_keys: bool = False
+    ) -> None:
+        """
+        Args:
+            keys: masks ``(1, X, Y, Z)``, MetaTensors with 0 and 1.
+            smallest_ml: a lesion of at least this volume stays.
+            allow_missing_keys: do not complain about a missing key.
+        """
+        super().__init__(keys, allow_missing_keys)
+        self.smallest_ml = smallest_ml
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The affine stays as it is."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            mask = out[key]
+            voxel_ml = abs(float(np.linalg.det(np.asarray(mask.affine)[:3, :3]))) / 1000
+            # A little less than the limit, so that rounding does not drop a lesion of just this volume.
+            voxels = math.ceil(self.smallest_ml / voxel_ml - 1e-6)
+            kept = cc3d.dust(_as_numpy(mask)[0] != 0, threshold=voxels, connectivity=26)
+            out[key] = convert_to_dst_type(kept[None], mask, dtype=mask.dtype)[0]
+        return out

@@ -1,8 +1,10 @@
-"""The networks: X-Net, CNN-Res and their blocks."""
+"""The networks: X-Net, CNN-Res, their blocks, and the networks they are compared with."""
 
 from shared_nets.networks.cnnres import CNNRes
+from shared_nets.networks.comparators import ResUNet, UNet
 from shared_nets.networks.fsm import FeatureSimilarityModule
+from shared_nets.networks.keras_import import load_keras_weights
 from shared_nets.networks.xblock import XBlock
 from shared_nets.networks.xnet import XNet
 
-__all__ = ["CNNRes", "FeatureSimilarityModule", "XBlock", "XNet"]
+__all__ = ["CNNRes", "FeatureSimilarityModule", "ResUNet", "UNet", "XBlock", "XNet", "load_keras_weights"]

@@ -1,1 +1,12 @@
+"""What leaves the house: weights."""
 
+from shared_nets.release.weights import (
+    check_architecture,
+    load_into,
+    load_weights,
+    restore_shipped,
+    save_weights,
+    sha256,
+)
+
+__all__ = ["check_architecture", "load_into", "load_weights", "restore_shipped", "save_weights", "sha256"]

@@ -1,0 +1,553 @@
+"""From what a user names - a tree, a data list, folders, files - to the list of cases a workflow runs on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from shared_nets.errors import ScanNotFoundError, UsageError
+
+Case = dict[str, Any]
+Section = Literal["training", "validation", "test"]
+
+SCAN_SUFFIXES = (".nii.gz", ".nii")
+FOLDS = 5  # a hold-out is a fifth of the subjects
+
+# Auto3DSeg's data lists say "testing".
+_SECTION_KEYS = {"training": ("training",), "validation": ("validation",), "test": ("test", "testing")}
+
+# The last word of a file name, or an entity's value, that tells what a file shows.
+_WORDS = {
+    "T1w": "T1w T1 MPRAGE",
+    "DWI": "dwi trace b1000",
+    "FLAIR": "FLAIR",
+    "ADC": "adc",
+    "mask": "mask msk probseg dseg seg lesion",
+    "other": "T2w T2 T2star T2starw PD PDw bold sbref swi asl cbf cbv tmax ttp T1c T1ce",
+}
+_MODALITY = {word.lower(): modality for modality, words in _WORDS.items() for word in words.split()}
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+_ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
+
+logger = logging.getLogger(__name__)
+
+
+def find_cases(
+    source: Any,
+    section: Section = "test",
+    modalities: Sequence[str] = ("T1w",),
+    fold: int | None = None,
+    seed: int = 0,
+    labelled: bool | None = None,
+) -> list[Case]:
+    """
+    List the cases of one section, ready for a MONAI ``Dataset``.
+
+    Args:
+        source: a folder with ``imagesTr``, ``labelsTr`` and ``imagesTs`` (Decathlon, nnU-Net), a JSON data
+            list with ``training``, ``validation`` and ``test``, a folder of scans, a scan, or a list of any
+            of these. A pair ``[DWI, FLAIR]`` or a dictionary ``{"image": ...}`` inside the list is one case.
+            Paths follow the working directory; those inside a data list follow the list's folder.
+        section: ``"training"``, ``"validation"`` or ``"test"``. Folders of scans and single scans are
+            ``"test"``.
+        modalities: ``("T1w",)``, or ``("DWI", "FLAIR")``, for which the files of one case are grouped by
+            name.
+        fold: which fifth, or which value of the items' ``fold`` key, is validation; ``None`` is the data
+            list's ``validation`` section where there is one, and fold 0 otherwise.
+        seed: of the split made here when the source brings none.
+        labelled: whether each case must name a ``label``; by default all but ``"test"`` must.
+
+    Returns:
+        one dictionary a case: ``image`` (a path, or ``[DWI or None, FLAIR or None]``), ``name`` (unique in
+        the list), ``label`` where there is one, and every other key of a data list's item. The split is by
+        subject and depends on the subjects' names, ``seed`` and ``fold`` alone. ``validation`` of a single
+        subject is empty. An image inside a data list may be missing: its own loading fails, the others go on.
+
+    Raises:
+        ScanNotFoundError: a folder, data list or label that is not there, or a folder or section without
+            scans.
+        UsageError: a malformed data list, an unknown section or fold, or a source without labels for
+            training.
+    """
+    if section not in _SECTION_KEYS:
+        raise UsageError(f"There is no section {section!r}: choose one of {', '.join(_SECTION_KEYS)}.")
+    modalities = tuple(modalities)
+    labelled = section != "test" if labelled is None else labelled
+    sources = list(source) if isinstance(source, (list, tuple)) else [source]
+    if not sources:
+        raise UsageError("No scan, folder or data list was named: give at least one.")
+
+    wanted: tuple[str, ...] = ("test",) if section == "test" else ("training", "validation")
+    pools: dict[str, list[Case]] = {}
+    loose: list[Path] = []
+    for one in sources:
+        if isinstance(one, (Mapping, list, tuple)):
+            item = one if isinstance(one, Mapping) else {"image": list(one)}
+            part = {wanted[0]: [_read_item(item, Path.cwd(), "The given case", modalities, labelled)]}
+        else:
+            part, files = _read_source(Path(str(one)).expanduser().absolute(), section, modalities, labelled)
+            loose += files
+        for key, cases in part.items():
+            pools.setdefault(key, []).extend(cases)
+    if loose:
+        pools.setdefault("test", []).extend(_group(loose, modalities))
+    said = ", ".join(str(one) for one in sources)
+    if labelled and loose:
+        raise UsageError(
+            f"{said} holds scans without labels: {section} needs a folder with imagesTr and labelsTr, "
+            f"or a JSON data list with 'image' and 'label'."
+        )
+
+    pool = {key: _without_repeats(pools[key]) for key in wanted if key in pools}
+    _make_names_unique([case for cases in pool.values() for case in cases])
+    chosen = pool.get("test", []) if section == "test" else _split(pool, section, fold, seed)
+    if not chosen and section != "validation":
+        raise ScanNotFoundError(f"{said} has no {section} cases: name a source that has some.")
+    return chosen
+
+
+def modality_of(path: str | os.PathLike[str]) -> str | None:
+    """
+    What a file's name says it shows.
+
+    Args:
+        path: a scan, e.g. ``sub-1_rec-TRACE_dwi.nii.gz`` or ``patient_FLAIR.nii``; it need not exist.
+
+    Returns:
+        ``"T1w"``, ``"DWI"``, ``"FLAIR"``, ``"ADC"``, ``"mask"``, ``"other"``, or ``None`` where the name says
+        nothing. The nnU-Net endings ``_0000`` and ``_0001`` say nothing here.
+    """
+    return _parse(Path(path)).modality
+
+
+def case_name(path: str | os.PathLike[str]) -> str:
+    """
+    The name of a scan's outputs: the file name without extension, channel ending and modality suffix.
+
+    Args:
+        path: a scan; it need not exist.
+
+    Returns:
+        ``sub-1_ses-2`` for ``sub-1_ses-2_T1w.nii.gz``, ``sub-1`` for ``sub-1_rec-TRACE_dwi.nii.gz``,
+        ``case7`` for ``case7_0000.nii.gz``. Other names lose their extension only.
+    """
+    parsed = _parse(Path(path))
+    if parsed.entities and parsed.modality:
+        # rec-TRACE and the like repeat the modality; acq-, run-, space- tell scans apart and stay.
+        kept = [
+            e for e in parsed.entities if e.startswith("label-") or e.split("-")[1].lower() not in _MODALITY
+        ]
+        return "_".join(kept)
+    channel = _CHANNEL.fullmatch(parsed.stem)
+    return channel[1] if channel and channel[2] in ("0000", "0001") else parsed.stem
+
+
+class _Parsed(NamedTuple):
+    """A file name's parts: ``before`` is the stem without its modality word, entities are BIDS's."""
+
+    stem: str
+    before: str
+    entities: tuple[str, ...]
+    modality: str | None
+
+
+def _stem(path: Path) -> str:
+    for suffix in SCAN_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def _parse(path: Path) -> _Parsed:
+    stem = _stem(path)
+    parts = stem.split("_")
+    is_bids = stem.startswith("sub-") and len(parts) > 1
+    entities = tuple(p for p in parts[:-1] if _ENTITY.fullmatch(p)) if is_bids else ()
+    words = re.fullmatch(r"(.*?)[_\-. ]?([A-Za-z0-9]+)", stem)
+    before, last = (words[1], words[2]) if words else (stem, "")
+    modality = _MODALITY.get(last.lower())
+    values = {e.split("-")[1].lower() for e in entities}
+    if any(e.startswith("label-") for e in stem.split("_")):
+        modality = "mask"
+    elif modality == "DWI" and "adc" in values:
+        modality = "ADC"
+    return _Parsed(stem, before if modality else stem, entities, modality)
+
+
+# ---- sources ----
+
+
+def _read_source(
+    path: Path, section: Section, modalities: tuple[str, ...], labelled: bool
+) -> tuple[dict[str, list[Case]], list[Path]]:
+    """Cases by section from a tree or data list, or the loose scans of a folder or file."""
+    if path.suffix.lower() == ".json":
+        return _read_data_list(path, modalities, labelled, section), []
+    if path.name.lower().endswith(SCAN_SUFFIXES) or os.path.isfile(path):
+        return {}, [path]  # even if it is missing or a folder: then this one scan fails, the others go on
+    if not os.path.isdir(path):
+        raise ScanNotFoundError(f"{path} is not there: check the path, which follows the working directory.")
+    if any(os.path.isdir(path / name) for name in ("imagesTr", "imagesTs")):
+        return _read_tree(path, section, modalities, labelled), []
+    return {}, _scans_of_folder(path, modalities)
+
+
+def _list_folder(folder: Path) -> list[Path]:
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise ScanNotFoundError(
+            f"{folder} cannot be listed ({error.strerror}): check its name and its permissions."
+        ) from error
+    return [p for p in found if p.name.lower().endswith(SCAN_SUFFIXES) and not p.name.startswith(".")]
+
+
+def _scans_of_folder(folder: Path, modalities: tuple[str, ...]) -> list[Path]:
+    files = _list_folder(folder)
+    scans = [p for p in files if modality_of(p) in (None, *modalities)]
+    if len(scans) < len(files):
+        left_out = ", ".join(p.name for p in files if p not in scans)
+        logger.info(
+            "%s: left out, as their names say they are not %s: %s", folder, _words(modalities), left_out
+        )
+    if not scans:
+        why = (
+            f"the names of all its {len(files)} NIfTI files say that they show something else"
+            if files
+            else "no .nii or .nii.gz file lies directly in it, and neither does imagesTr or imagesTs"
+        )
+        raise ScanNotFoundError(
+            f"{folder} has no {_words(modalities)} scans: {why}; name the scans' own folder."
+        )
+    return scans
+
+
+def _read_tree(
+    tree: Path, section: Section, modalities: tuple[str, ...], labelled: bool
+) -> dict[str, list[Case]]:
+    """A Decathlon or nnU-Net tree: ``imagesTr`` with ``labelsTr``, or ``imagesTs``."""
+    part, key = ("Ts", "test") if section == "test" else ("Tr", "training")
+    images, labels = tree / f"images{part}", tree / f"labels{part}"
+    if not os.path.isdir(images):
+        raise ScanNotFoundError(
+            f"{tree} has no folder {images.name}, where its {section} scans are looked for."
+        )
+    cases = _group(_scans_of_folder(images, modalities), modalities)
+    if not os.path.isdir(labels):
+        if labelled:
+            raise ScanNotFoundError(
+                f"{tree} has no folder {labels.name}, where the labels of its {section} scans are looked for."
+            )
+        return {key: cases}
+
+    masks = {_stem(p): str(p) for p in _list_folder(labels)}
+    for case in cases:
+        # CASE.nii.gz, or the very name of the image.
+        stem = _stem(Path(_first_path(case["image"])))
+        label = masks.get(case["name"]) or masks.get(stem)
+        if label:
+            case["label"] = label
+    if labelled:
+        missing = [case["name"] for case in cases if "label" not in case]
+        unused = sorted(set(masks.values()) - {case.get("label") for case in cases})
+        if missing:
+            raise ScanNotFoundError(
+                f"{labels} has {len(masks)} labels for the {len(cases)} cases of {images.name}; no label for "
+                f"{_few(missing)}: add {missing[0]}.nii.gz or take the scan out."
+            )
+        if unused:
+            raise ScanNotFoundError(
+                f"{labels} has {len(masks)} labels for the {len(cases)} cases of {images.name}; no scan for "
+                f"{_few([Path(p).name for p in unused])}: add the scan or take the label out."
+            )
+    return {key: cases}
+
+
+def _read_data_list(
+    path: Path, modalities: tuple[str, ...], labelled: bool, section: Section
+) -> dict[str, list[Case]]:
+    """A MONAI or Decathlon data list; a bare JSON list of items serves every section."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is not a JSON data list: it cannot be read as UTF-8 text.") from error
+    except FileNotFoundError as error:
+        raise ScanNotFoundError(f"{path} is not there: check the path of the data list.") from error
+    except OSError as error:
+        raise ScanNotFoundError(
+            f"{path} cannot be read ({error.strerror}): name a data list file."
+        ) from error
+
+    if isinstance(content, list):
+        content = {"training": content, "test": content}
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"{path} is no data list: it must hold the lists 'training', 'validation' or 'test'."
+        )
+    # Validation may also be held out of the training list.
+    needed = (*_SECTION_KEYS[section], "training") if section == "validation" else _SECTION_KEYS[section]
+    if not any(content.get(key) for key in needed):
+        have = ", ".join(k for k in content if isinstance(content[k], list) and content[k]) or "none"
+        raise ScanNotFoundError(
+            f"{path} has no cases under '{section}' (lists that it has: {have}): add some."
+        )
+
+    cases: dict[str, list[Case]] = {}
+    for name in ("test",) if section == "test" else ("training", "validation"):
+        for key in _SECTION_KEYS[name]:
+            if key not in content:
+                continue
+            if not isinstance(content[key], list):
+                raise UsageError(f"{path}: '{key}' must be a list of cases, not {content[key]!r:.40}.")
+            where = f"{path}: item {{}} of '{key}'"
+            cases.setdefault(name, []).extend(
+                _read_item(item, path.parent, where.format(i), modalities, labelled)
+                for i, item in enumerate(content[key], 1)
+            )
+    return cases
+
+
+def _read_item(item: Any, folder: Path, where: str, modalities: tuple[str, ...], labelled: bool) -> Case:
+    """One item of a data list, with its paths made absolute."""
+    item = {"image": item} if isinstance(item, str) else item
+    if not isinstance(item, Mapping):
+        raise UsageError(f"{where} must be a dictionary with 'image', or a path, not {item!r:.40}.")
+    for key in ("image", "label") if labelled else ("image",):
+        if not item.get(key):
+            raise UsageError(f"{where} has no '{key}': add the path.")
+    image = item["image"] if isinstance(item["image"], (list, tuple)) else [item["image"]]
+    paths = [str(Path(folder, str(p)).absolute()) if p else None for p in image]
+    if len(paths) > len(modalities) or not any(paths):
+        raise UsageError(
+            f"{where} names {len(paths)} images where {_words(modalities)} is needed: give "
+            + ("one path." if len(modalities) == 1 else "[DWI, FLAIR], with null for one that is missing.")
+        )
+    case: Case = dict(item)
+    if len(modalities) > 1 and isinstance(item["image"], (list, tuple)):
+        case["image"] = paths + [None] * (len(modalities) - len(paths))
+    else:
+        case["image"] = _channels_of(str(paths[0]), modalities)
+    if item.get("label"):
+        label = item["label"]
+        masks = [
+            str(Path(folder, str(p)).absolute()) for p in (label if isinstance(label, list) else [label])
+        ]
+        case["label"] = masks if isinstance(label, list) else masks[0]
+    first = _first_path(case["image"])
+    name = str(
+        item.get("name")
+        or (case_name(first) if isinstance(case["image"], str) else _paired_name(Path(first)))
+    )
+    case["name"] = re.sub(r"[/\\\0]", "_", name)
+    return case
+
+
+def _channels_of(path: str, modalities: tuple[str, ...]) -> str | list[str | None]:
+    """A data list's ``CASE.nii.gz`` where nnU-Net stores ``CASE_0000.nii.gz``, else the path as it is."""
+    if os.path.exists(path):
+        return path
+    stem = _stem(Path(path))
+    files = [
+        str(Path(path).with_name(f"{stem}_{i:04d}{Path(path).name[len(stem) :]}"))
+        for i in range(len(modalities))
+    ]
+    there = [f if os.path.exists(f) else None for f in files]
+    if not any(there):
+        return path
+    return there if len(modalities) > 1 else str(files[0])
+
+
+# ---- files to cases ----
+
+
+def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
+    """Cases of loose files: one a file for one modality, DWI with FLAIR by name for two."""
+    files = list(dict.fromkeys(files))
+    scans = [p for p in files if modality_of(p) not in ("mask", "ADC")]
+    if not scans:
+        raise ScanNotFoundError(
+            f"{_few([str(p) for p in files])}: named as a mask or ADC map, give a {_words(modalities)} scan."
+        )
+    if len(scans) < len(files):
+        left_out = ", ".join(str(p) for p in files if p not in scans)
+        logger.info("Left out, as their names say mask or ADC: %s", left_out)
+
+    numbers: dict[tuple[Path, str], set[int]] = defaultdict(set)
+    for p in scans:
+        if match := _CHANNEL.fullmatch(_stem(p)):
+            numbers[p.parent, match[1]].add(int(match[2]))
+
+    cases: list[Case] = []
+    groups: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for p in scans:
+        parsed = _parse(p)
+        match = _CHANNEL.fullmatch(parsed.stem)
+        name, modality, key = case_name(p), parsed.modality, _patient_key(p, parsed)
+        if match and _are_channels(numbers[p.parent, match[1]], len(modalities)):
+            if int(match[2]) >= len(modalities):
+                logger.info("Left out, as its number says that it is another channel: %s", p)
+                continue
+            name, modality, key = match[1], modalities[int(match[2])], (p.parent, match[1])
+        elif match:
+            name = parsed.stem
+        if modality not in (None, *modalities):
+            logger.warning("%s is named as %s, not %s; taken as asked for.", p, modality, _words(modalities))
+        if len(modalities) > 1 and modality in modalities:
+            groups[key][str(modality)].append(p)
+        else:
+            cases.append({"image": str(p), "name": name})
+    return cases + [case for group in groups.values() for case in _pairs(group, modalities)]
+
+
+def _are_channels(numbers: set[int], channels: int) -> bool:
+    """
+    Whether ``CASE_0000``, ``CASE_0001``... are one case's channels rather than numbered scans.
+
+    They are when they start at 0 and are at most four (nnU-Net's own data sets have no more),
+    or when ``_0001`` stands alone and a second modality is known.
+    """
+    return (0 in numbers and max(numbers) < 4) or (numbers == {1} and channels > 1)
+
+
+def _patient_key(path: Path, parsed: _Parsed) -> tuple[Path, str]:
+    """What DWI and FLAIR of a case share: subject and session in BIDS names, else the start of the name."""
+    if parsed.entities:
+        folder = path.parent.parent if path.parent.name in ("anat", "dwi") else path.parent
+        return folder, "_".join(e for e in parsed.entities if e.startswith(("sub-", "ses-")))
+    return path.parent, parsed.before
+
+
+def _pairs(group: dict[str, list[Path]], modalities: tuple[str, ...]) -> list[Case]:
+    """The cases of one patient's session: each DWI with its FLAIR, or each FLAIR alone."""
+    first, second = group.get(modalities[0], []), group.get(modalities[1], [])
+    if not first:
+        return [{"image": [None, str(p)], "name": _paired_name(p)} for p in second]
+    cases: list[Case] = []
+    for p in first:
+        # Of several FLAIRs of a session, the one whose run-, acq-... agree most.
+        entities = set(_parse(p).entities)
+        other = max(second, key=lambda q: len(entities & set(_parse(q).entities)), default=None)
+        cases.append({"image": [str(p), str(other) if other else None], "name": _paired_name(p)})
+    used = {case["image"][1] for case in cases}
+    if unused := [str(p) for p in second if str(p) not in used]:
+        logger.warning("Left out, as another FLAIR goes with the same DWI: %s", ", ".join(unused))
+    return cases
+
+
+def _paired_name(path: Path) -> str:
+    parsed = _parse(path)
+    return case_name(path) if parsed.entities or not parsed.modality else parsed.before or parsed.stem
+
+
+def _first_path(image: str | Sequence[str | None]) -> str:
+    return image if isinstance(image, str) else next(p for p in image if p)
+
+
+def _without_repeats(cases: list[Case]) -> list[Case]:
+    """A scan that was named twice (itself and its folder, say) is one case."""
+    return list({str((case["image"], case.get("label"))): case for case in reversed(cases)}.values())[::-1]
+
+
+def _make_names_unique(cases: list[Case]) -> None:
+    """Tell scans of one name apart: in one folder by full name and number, else by folders before it."""
+    folder = {id(case): Path(_first_path(case["image"])).parent for case in cases}
+
+    def clashing(*, within_folder: bool = False) -> list[Case]:
+        def key(case: Case) -> tuple[Path | None, str]:
+            return folder[id(case)] if within_folder else None, case["name"].casefold()
+
+        count = Counter(map(key, cases))
+        return [case for case in cases if count[key(case)] > 1]
+
+    for case in clashing(within_folder=True):
+        case["name"] = _stem(Path(_first_path(case["image"])))
+    taken = {case["name"].casefold() for case in cases}
+    again: set[tuple[Path, str]] = set()
+    for case in clashing(within_folder=True):
+        first, number = (folder[id(case)], case["name"].casefold()), 2
+        if first not in again:
+            again.add(first)
+            continue
+        while f"{case['name']}-{number}".casefold() in taken:
+            number += 1
+        case["name"] = f"{case['name']}-{number}"
+        taken.add(case["name"].casefold())
+
+    base = {id(case): case["name"] for case in cases}
+    for depth in range(1, max((len(f.parts) for f in folder.values()), default=0)):
+        for case in clashing():
+            case["name"] = "_".join((*folder[id(case)].parts[1:][-depth:], base[id(case)]))
+
+
+# ---- splits ----
+
+
+def _split(pool: dict[str, list[Case]], section: Section, fold: int | None, seed: int) -> list[Case]:
+    """Training or validation: by ``fold`` keys, by the list's own sections, or by a hold-out of subjects."""
+    training = pool.get("training", [])
+    has_folds = any("fold" in case for case in training)
+    if "validation" in pool and (fold is None or not has_folds):
+        both = {subject_of(c) for c in training} & {subject_of(c) for c in pool["validation"]}
+        if both:
+            logger.warning("The same subjects train and validate, so scores flatter: %s", _few(sorted(both)))
+        return pool.get(section, [])
+    wanted = 0 if fold is None else fold
+    if has_folds:
+        folds = sorted({str(case["fold"]) for case in training if "fold" in case})
+        if str(wanted) not in folds:
+            raise UsageError(
+                f"No case of the data list is in fold {wanted}: choose one of {', '.join(folds)}."
+            )
+        held = [str(case.get("fold")) == str(wanted) for case in training]
+    else:
+        held_out = _held_out([subject_of(case) for case in training], wanted, seed)
+        held = [subject_of(case) in held_out for case in training]
+    return [case for case, out in zip(training, held, strict=True) if out == (section == "validation")]
+
+
+def subject_of(case: Case) -> str:
+    """
+    The subject a case belongs to, so that a subject's sessions stay together.
+
+    Args:
+        case: one of :func:`find_cases`.
+
+    Returns:
+        its ``subject`` key, else the ``sub-`` entity of its file name, else its name.
+    """
+    if case.get("subject") is not None:
+        return str(case["subject"])
+    named = re.match(r"sub-[a-zA-Z0-9+]+", Path(_first_path(case["image"])).name)
+    return named[0] if named else str(case["name"])
+
+
+def _held_out(subjects: list[str], fold: int, seed: int) -> set[str]:
+    """Every fifth subject in the order of a hash: the same on every machine, whatever the list's order."""
+    order = sorted(set(subjects), key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).hexdigest())
+    folds = min(FOLDS, len(order))
+    if not 0 <= fold < max(folds, 1):
+        raise UsageError(f"There is no fold {fold}: {len(order)} subjects make the folds 0 to {folds - 1}.")
+    return set(order[fold::folds]) if folds > 1 else set()
+
+
+# ---- words ----
+
+
+def _words(modalities: Sequence[str]) -> str:
+    return " or ".join(modalities)
+
+
+def _few(names: Sequence[str], at_most: int = 3) -> str:
+    shown = ", ".join(names[:at_most])
+    return shown if len(names) <= at_most else f"{shown} and {len(names) - at_most} more"

@@ -1,0 +1,408 @@
+"""What a scan must be before a network sees it: each function says one thing in words when it is not."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
+
+from shared_nets.errors import (
+    MaskError,
+    ScanGeometryError,
+    ScanIntensityError,
+    ScanMismatchError,
+    ScanNotFoundError,
+    UnreadableScanError,
+)
+
+# Wider than head MRI in use: 0.25 mm to 10 mm thick slices; a slab of 60 mm to a head with shoulders.
+VOXEL_MM = (0.2, 12.0)
+FIELD_OF_VIEW_MM = (60.0, 600.0)
+# A billion voxels: 0.25 mm over 256 mm; as float32 4 GiB.
+MOST_VOXELS = 2**30
+# Deflate cannot compress further than 1032 to 1 (https://zlib.net/zlib_tech.html).
+DEFLATE_LIMIT = 1032
+# Two grids are one if no corner moves further than this.
+GRID_TOLERANCE_MM = 0.1
+# Less than this part of the DWI inside the FLAIR is no overlap, less than half is suspicious.
+LEAST_OVERLAP = 0.1
+
+
+class ScanWarning(UserWarning):
+    """A scan that can be used but deserves a look; one sentence, as in the errors."""
+
+
+def check_file(path: str) -> None:
+    """
+    Refuse what cannot be a NIfTI file, from its name, size and first bytes.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ScanNotFoundError: if it is not there.
+        UnreadableScanError: if it is a folder, empty, unreadable, not NIfTI, or compressed otherwise than its
+            name says.
+    """
+    if not os.path.lexists(path):
+        raise ScanNotFoundError(f"{path} is not there: check the path.")
+    if not os.path.exists(path):
+        raise ScanNotFoundError(
+            f"{path} is a link to a file that is not there: restore the file it points to."
+        )
+    if not os.path.isfile(path):
+        raise UnreadableScanError(f"{path} is a folder, not a file: name the NIfTI file.")
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(352)
+    except OSError as error:
+        raise UnreadableScanError(
+            f"{path} cannot be opened ({error.strerror}): check its permissions."
+        ) from error
+    if not start:
+        raise UnreadableScanError(f"{path} is empty (0 bytes): copy or convert the scan again.")
+    if start[128:132] == b"DICM":
+        raise UnreadableScanError(f"{path} is a DICOM file: convert its series to NIfTI, e.g. with dcm2niix.")
+    name, zipped = path.lower(), start.startswith(b"\x1f\x8b")
+    if not name.endswith((".nii", ".nii.gz")):
+        raise UnreadableScanError(f"{path} does not end in .nii or .nii.gz: convert the scan to NIfTI.")
+    if zipped and name.endswith(".nii"):
+        raise UnreadableScanError(
+            f"{path} is gzip-compressed although it ends in .nii: rename it to .nii.gz."
+        )
+    if not zipped and name.endswith(".gz"):
+        remedy = "rename it to .nii" if is_nifti(start) else "copy or convert the scan again"
+        raise UnreadableScanError(f"{path} ends in .gz but is not gzip-compressed: {remedy}.")
+
+
+def is_nifti(start: bytes) -> bool:
+    """
+    Whether a file's first bytes are the header of a single-file NIfTI-1 or NIfTI-2.
+
+    Args:
+        start: at least the first 348 bytes, uncompressed.
+
+    Returns:
+        whether the standard's magic string is in place.
+    """
+    return start[344:348] == b"n+1\0" or start[4:8] == b"n+2\0"
+
+
+def check_dimension(header: Any, path: str, volumes: Sequence[int] = (1,)) -> tuple[int, int, int, int]:
+    """
+    Refuse anything that is not one real-valued 3-D volume (or one of the numbers of volumes allowed).
+
+    Args:
+        header: nibabel's NIfTI header.
+        path: the file, for the message.
+        volumes: how many volumes the file may hold, along the last axis.
+
+    Returns:
+        the shape as (X, Y, Z, volumes); axes of length 1 after the third do not count.
+
+    Raises:
+        ScanGeometryError: if it is 2-D, a series, RGB or complex, or has more voxels than any head scan.
+    """
+    shape = tuple(int(n) for n in header.get_data_shape())
+    dtype = header.get_data_dtype()
+    said = "×".join(map(str, shape))
+    if dtype.fields is not None:
+        raise ScanGeometryError(
+            f"{path} is a colour (RGB) picture: give the scan itself, with one number a voxel."
+        )
+    if dtype.kind not in "iuf":
+        raise ScanGeometryError(f"{path} has complex voxels: give the magnitude image.")
+    if len(shape) < 3 or min(shape[:3]) < 2:
+        raise ScanGeometryError(f"{path} is a single slice or line ({said}): give the whole 3-D volume.")
+    extra = [n for n in shape[3:] if n != 1]
+    count = extra[0] if len(extra) == 1 else int(np.prod(extra, dtype=object))
+    if count not in volumes or len(extra) > 1:
+        allowed = " or ".join(map(str, volumes))
+        raise ScanGeometryError(
+            f"{path} holds {count} volumes ({said}) where {allowed} is expected: extract the one to segment "
+            f"(for a DWI series the trace or high b-value image)."
+        )
+    if int(np.prod(shape, dtype=object)) > MOST_VOXELS:
+        raise ScanGeometryError(
+            f"{path} claims {said} voxels, more than any head scan has: check its header."
+        )
+    return shape[0], shape[1], shape[2], count
+
+
+def check_claimed_size(header: Any, offset: int, path: str, zipped: bool) -> None:
+    """
+    Refuse a header that claims more voxels than the file can hold, before memory is taken for them.
+
+    Args:
+        header: nibabel's NIfTI header.
+        offset: where in the file the voxels begin, in bytes.
+        path: the file.
+        zipped: whether it is gzip-compressed.
+
+    Raises:
+        UnreadableScanError: if the file is too short.
+    """
+    voxels = int(np.prod(header.get_data_shape(), dtype=object))
+    needed = voxels * header.get_data_dtype().itemsize + offset
+    size = os.path.getsize(path)
+    if needed > (size * DEFLATE_LIMIT if zipped else size):
+        raise UnreadableScanError(
+            f"{path} is truncated: its header claims {needed:,} bytes and the file has {size:,}"
+            f"{' compressed' if zipped else ''}; copy or convert the scan again."
+        )
+
+
+def check_affine(header: Any, affine: NDArray[Any], path: str) -> None:
+    """
+    Refuse an affine that does not place voxels in space; warn when the file leaves it open.
+
+    Args:
+        header: nibabel's NIfTI header.
+        affine: (4, 4), voxel to RAS mm, as nibabel gives it.
+        path: the file, for the message.
+
+    Raises:
+        ScanGeometryError: if it is not finite or is singular.
+
+    Warns:
+        ScanWarning: if neither sform nor qform is set, so that axes are taken as nibabel does (x to the left,
+            centred), or if the two disagree by more than 1 mm, in which case the sform counts.
+    """
+    if not np.isfinite(affine).all():
+        raise ScanGeometryError(f"{path} has NaN or infinity in its affine: write the scan's geometry again.")
+    # Relative to the voxel size, so that small voxels are not taken for a singular affine.
+    sizes = voxel_sizes(affine)
+    if not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
+        raise ScanGeometryError(
+            f"{path} has a singular affine (axes collapse): write the scan's geometry again."
+        )
+    sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    if sform is None and qform is None:
+        warnings.warn(
+            f"{path} does not say how it lies in space (sform and qform codes are 0): its axes are taken "
+            f"to run left, anterior, superior; check left and right.",
+            ScanWarning,
+            stacklevel=2,
+        )
+    elif sform is not None and qform is not None:
+        moved = corner_distance(sform, qform, header.get_data_shape()[:3])
+        if moved > 1:
+            warnings.warn(
+                f"{path} has an sform and a qform {moved:.0f} mm apart: the sform is used; check it.",
+                ScanWarning,
+                stacklevel=2,
+            )
+
+
+def check_head_size(affine: NDArray[Any], shape: Sequence[int], path: str) -> None:
+    """
+    Refuse voxels or a field of view that no head scan has.
+
+    Args:
+        affine: (4, 4), voxel to RAS mm.
+        shape: voxels along the three axes.
+        path: the file, for the message.
+
+    Raises:
+        ScanGeometryError: if a voxel side is outside 0.2-12 mm or the field of view outside 60-600 mm.
+    """
+    sizes = voxel_sizes(affine)
+    extent = sizes * np.asarray(shape[:3])
+
+    def plausible(scale: float) -> bool:
+        return bool(
+            (sizes * scale >= VOXEL_MM[0]).all()
+            and (sizes * scale <= VOXEL_MM[1]).all()
+            and (extent * scale >= FIELD_OF_VIEW_MM[0]).all()
+            and (extent * scale <= FIELD_OF_VIEW_MM[1]).all()
+        )
+
+    if plausible(1):
+        return
+    said = "×".join(f"{s:.3g}" for s in sizes)
+    for unit, scale in (("metres", 1e3), ("microns", 1e-3), ("centimetres", 10)):
+        if plausible(scale):
+            raise ScanGeometryError(
+                f"{path} has voxels of {said} mm, which look like {unit}: write its affine in millimetres."
+            )
+    if (sizes < VOXEL_MM[0]).any() or (sizes > VOXEL_MM[1]).any():
+        raise ScanGeometryError(
+            f"{path} has voxels of {said} mm, outside the {VOXEL_MM[0]:g}-{VOXEL_MM[1]:g} mm of head scans: "
+            f"check its header."
+        )
+    raise ScanGeometryError(
+        f"{path} covers {'×'.join(f'{e:.0f}' for e in extent)} mm, outside the {FIELD_OF_VIEW_MM[0]:g}-"
+        f"{FIELD_OF_VIEW_MM[1]:g} mm of a head scan: give a whole scan of a head."
+    )
+
+
+def check_finite(array: NDArray[Any], path: str) -> None:
+    """
+    Refuse NaN and infinite voxels.
+
+    Args:
+        array: the voxels.
+        path: the file, for the message.
+
+    Raises:
+        ScanIntensityError: naming how many there are.
+    """
+    # One pass without a boolean volume: a sum is finite unless a voxel is not (or float64 overflows).
+    if np.isfinite(array.sum(dtype=np.float64)):
+        return
+    bad = int(array.size - np.isfinite(array).sum())
+    if bad:
+        raise ScanIntensityError(f"{path} has {bad:,} NaN or infinite voxels: replace them, e.g. with 0.")
+
+
+def check_intensities(array: NDArray[Any], path: str) -> None:
+    """
+    Refuse voxels a network cannot use.
+
+    Args:
+        array: (X, Y, Z), one volume.
+        path: the file, for the message.
+
+    Raises:
+        ScanIntensityError: if there are NaN or infinite voxels, or all voxels are equal.
+
+    Warns:
+        ScanWarning: if the values look like a CT's Hounsfield units.
+    """
+    check_finite(array, path)
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        raise ScanIntensityError(f"{path} is constant (every voxel is {low:g}): export the scan again.")
+    if -4000 < low <= -900 and high > 300:
+        warnings.warn(
+            f"{path} reaches from {low:g} to {high:g} like a CT in Hounsfield units: only MRI is known.",
+            ScanWarning,
+            stacklevel=2,
+        )
+
+
+def check_overlap(
+    affine: NDArray[Any],
+    shape: Sequence[int],
+    path: str,
+    other: NDArray[Any],
+    other_shape: Sequence[int],
+    name: str,
+) -> None:
+    """
+    Refuse two scans that do not show the same place.
+
+    Args:
+        affine: (4, 4) of the reference (DWI), voxel to RAS mm.
+        shape: its voxels along the three axes.
+        path: its file.
+        other: (4, 4) of the scan to bring there (FLAIR).
+        other_shape: its voxels along the three axes.
+        name: its file.
+
+    Raises:
+        ScanMismatchError: if less than a tenth of the reference's volume lies inside the other's.
+
+    Warns:
+        ScanWarning: if less than half does.
+    """
+    axes = [np.linspace(0, n - 1, 16) for n in shape[:3]]
+    points = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
+    to_other = np.linalg.solve(other, affine)
+    there = to_other[:3, :3] @ points + to_other[:3, 3:]
+    # A voxel reaches half its side beyond its centre.
+    inside = ((there >= -0.5) & (there <= np.asarray(other_shape[:3])[:, None] - 0.5)).all(0).mean()
+    if inside < LEAST_OVERLAP:
+        raise ScanMismatchError(
+            f"{path} and {name} do not overlap in space ({inside:.0%} of the first lies in the second): "
+            f"check that both are of one patient and session, and their affines."
+        )
+    if inside < 0.5:
+        warnings.warn(
+            f"{name} covers only {inside:.0%} of {path}: where it ends, the DWI stands alone.",
+            ScanWarning,
+            stacklevel=2,
+        )
+
+
+def check_same_grid(
+    affine: NDArray[Any],
+    shape: Sequence[int],
+    path: str,
+    other: NDArray[Any],
+    other_shape: Sequence[int],
+    name: str,
+) -> None:
+    """
+    Refuse a mask that is not on its scan's grid.
+
+    Args:
+        affine: (4, 4) of the mask, voxel to RAS mm.
+        shape: its voxels along the three axes.
+        path: its file.
+        other: (4, 4) of the scan.
+        other_shape: its voxels along the three axes.
+        name: its file.
+
+    Raises:
+        ScanMismatchError: if the shapes differ or a corner lies more than 0.1 mm elsewhere.
+    """
+    ours, theirs = tuple(shape[:3]), tuple(other_shape[:3])
+    if ours != theirs:
+        what = f"{'×'.join(map(str, ours))} against {'×'.join(map(str, theirs))} voxels"
+    elif (moved := corner_distance(affine, other, ours)) > GRID_TOLERANCE_MM:
+        what = f"corners up to {moved:.1f} mm apart"
+    else:
+        return
+    raise ScanMismatchError(
+        f"{path} is not on the grid of {name} ({what}): resample the mask onto its scan's grid."
+    )
+
+
+def corner_distance(affine: NDArray[Any], other: NDArray[Any], shape: Sequence[int]) -> float:
+    """
+    How far two affines place the same voxels apart.
+
+    Args:
+        affine: (4, 4), voxel to mm.
+        other: (4, 4), voxel to mm.
+        shape: voxels along the three axes.
+
+    Returns:
+        the largest distance over the eight corner voxels in mm, which bounds that of every voxel.
+    """
+    corners = np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in shape[:3]))], dtype=float)
+    return float(np.linalg.norm(corners @ (np.asarray(affine) - np.asarray(other))[:3].T, axis=1).max())
+
+
+def check_binary(array: NDArray[Any], path: str) -> None:
+    """
+    Refuse a mask with more than one kind of lesion, or with probabilities.
+
+    Args:
+        array: the mask's values; 0 and one positive whole number (1, 255) make it binary, as does 0 alone.
+        path: the file, for the message.
+
+    Raises:
+        MaskError: naming the values found.
+    """
+    marked = array[array != 0]
+    if marked.size == 0:
+        return
+    value = float(marked[0])
+    # Scaled integers (255 / 255) come back within rounding.
+    if value > 0 and round(value) > 0 and np.allclose(marked, round(value), rtol=0, atol=1e-3):
+        return
+    values = np.unique(np.append(marked, 0))
+    shown = ", ".join(f"{v:.3g}" for v in values[:6]) + (
+        f" and {len(values) - 6} more" if len(values) > 6 else ""
+    )
+    raise MaskError(
+        f"{path} is not binary (values {shown}): save a mask with 0 and 1, one value for all lesions."
+    )

@@ -1,0 +1,334 @@
+"""Scans and lesion masks from NIfTI files to channel-first MetaTensors, checked on the way."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, SpatialResample
+from monai.utils import MetaKeys, SpaceKeys
+from numpy.typing import NDArray
+
+from shared_nets.data.cases import modality_of
+from shared_nets.data.checks import (
+    check_affine,
+    check_binary,
+    check_claimed_size,
+    check_dimension,
+    check_file,
+    check_finite,
+    check_head_size,
+    check_intensities,
+    check_overlap,
+    check_same_grid,
+    is_nifti,
+)
+from shared_nets.errors import ScanMismatchError, UnreadableScanError, UsageError
+
+
+class Volume(NamedTuple):
+    """One file: its voxels (volumes, X, Y, Z) as float32, its affine (4, 4) to RAS mm, and its path."""
+
+    array: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    path: str
+
+
+class LoadScand(MapTransform):
+    """
+    Check and load a scan onto its own grid, one channel a modality.
+
+    A case's ``image`` is a path, a list of one path, or for two modalities: ``[DWI, FLAIR]`` with ``None``
+    for one that is missing, or one path. That one file is a stack (X, Y, Z, 2), or DWI alone, or FLAIR alone
+    if its name says so; a FLAIR of the same file name in a folder ``flair`` beside it goes with it. FLAIR is
+    resampled onto the DWI's grid, zeros where it does not reach; a missing modality is a channel of zeros.
+
+    The result is a float32 MetaTensor (modalities, X, Y, Z) in the file's own orientation. Its meta names the
+    file whose grid it is (``filename_or_obj``: the DWI where there is one), with ``affine``,
+    ``original_affine`` and ``spatial_shape``. Other keys of the case pass untouched.
+
+    Args:
+        keys: keys of the scans.
+        modalities: ``("T1w",)`` or ``("DWI", "FLAIR")``: the channels, in order.
+        allow_missing_keys: whether a case may lack the keys.
+
+    Raises:
+        StrokeSegError: the subclass that tells what is wrong with the file, see
+            :mod:`shared_nets.data.checks`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        modalities: Sequence[str] = ("T1w",),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.modalities = tuple(modalities)
+        if len(self.modalities) not in (1, 2):
+            raise UsageError(
+                f"A scan has one modality or two, not {len(self.modalities)}: {self.modalities}."
+            )
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """
+        Args:
+            data: a case of :func:`shared_nets.data.find_cases`.
+
+        Returns:
+            the case with each key's path replaced by its scan.
+        """
+        loaded = dict(data)
+        for key in self.key_iterator(loaded):
+            loaded[key] = self._load(loaded[key])
+        return loaded
+
+    def _load(self, image: Any) -> MetaTensor:
+        first, second = self._files(image)
+        if first is None:
+            if second is None:
+                raise UsageError("A case names no scan at all: give at least one of its modalities a path.")
+            flair = read_scan(second)
+            return _to_tensor(flair._replace(array=np.concatenate([np.zeros_like(flair.array), flair.array])))
+
+        stacked = len(self.modalities) == 2 and second is None and isinstance(image, (str, os.PathLike))
+        scan = read_scan(first, volumes=(1, 2) if stacked and modality_of(first) is None else (1,))
+        channels = len(scan.array)
+        if channels == len(self.modalities):
+            return _to_tensor(scan)
+        flair_array = resample_to(read_scan(second), scan) if second else np.zeros_like(scan.array)
+        return _to_tensor(scan._replace(array=np.concatenate([scan.array, flair_array])))
+
+    def _files(self, image: Any) -> tuple[str | None, str | None]:
+        """The files of the first and second modality."""
+        paths = [image] if isinstance(image, (str, os.PathLike)) else image
+        if not isinstance(paths, (list, tuple)) or not all(
+            p is None or isinstance(p, (str, os.PathLike)) for p in paths
+        ):
+            raise UsageError(
+                f"A scan is named by its path, or a list of paths, not by a {type(image).__name__}."
+            )
+        if not 1 <= len(paths) <= len(self.modalities):
+            raise UsageError(
+                f"{len(paths)} files were given for a scan of {' and '.join(self.modalities)}: "
+                f"give one a modality."
+            )
+        names = [os.fspath(p) if p else None for p in paths]
+        if len(names) == 2 or len(self.modalities) == 1:
+            return names[0], names[1] if len(names) == 2 else None
+        path = cast(str, names[0])
+        if modality_of(path) == self.modalities[1]:
+            return None, path
+        # MONAI Label knows one file an image: the FLAIR of ID.nii.gz is flair/ID.nii.gz.
+        sibling = Path(path).parent / self.modalities[1].lower() / Path(path).name
+        return path, str(sibling) if sibling.is_file() else None
+
+
+class LoadMaskd(MapTransform):
+    """
+    Check and load a lesion mask on its scan's grid.
+
+    A mask holds 0 and one other whole number; nothing marked is a legitimate mask. A list of masks is merged:
+    what any of them marks is lesion.
+
+    Args:
+        keys: keys of the masks: a path or a list of paths.
+        reference: key of the scan, loaded by :class:`LoadScand` before.
+        allow_missing_keys: whether a case may lack the keys.
+
+    Raises:
+        MaskError: if a mask is not binary.
+        ScanMismatchError: if a mask is on another grid than its scan.
+        StrokeSegError: another subclass that tells what is wrong with the file.
+    """
+
+    def __init__(
+        self, keys: KeysCollection = "label", reference: str = "image", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.reference = reference
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """
+        Args:
+            data: a case whose scan is loaded.
+
+        Returns:
+            the case with each key's paths replaced by a uint8 MetaTensor (1, X, Y, Z) of 0 and 1.
+        """
+        loaded = dict(data)
+        for key in self.key_iterator(loaded):
+            paths = loaded[key] if isinstance(loaded[key], (list, tuple)) else [loaded[key]]
+            if not paths:
+                raise UsageError(f"The list of masks under {key!r} is empty: name at least one file.")
+            loaded[key] = self._load([os.fspath(p) for p in paths], loaded[self.reference])
+        return loaded
+
+    def _load(self, paths: list[str], scan: Any) -> MetaTensor:
+        if not isinstance(scan, MetaTensor):
+            raise UsageError(f"LoadMaskd needs the scan {self.reference!r} loaded: put LoadScand before it.")
+        affine = np.asarray(scan.meta["original_affine"])
+        shape = [int(n) for n in scan.meta["spatial_shape"]]
+        merged = np.zeros((1, *shape), dtype=np.uint8)
+        for path in paths:
+            mask = read_mask(path)
+            check_same_grid(
+                mask.affine, mask.array.shape[1:], path, affine, shape, str(scan.meta["filename_or_obj"])
+            )
+            merged |= mask.array != 0
+        # The scan's own affine: the masks' may differ by rounding.
+        return _to_tensor(Volume(merged, affine, paths[0]))  # type: ignore[arg-type]
+
+
+def read_scan(path: str, volumes: Sequence[int] = (1,)) -> Volume:
+    """
+    Read one NIfTI scan of a head.
+
+    Args:
+        path: a .nii or .nii.gz file.
+        volumes: how many volumes it may hold along a fourth axis.
+
+    Returns:
+        its voxels (volumes, X, Y, Z), affine and path.
+
+    Raises:
+        StrokeSegError: the subclass that tells what is wrong with the file.
+    """
+    with _open_nifti(path) as (image, rest):
+        shape = check_dimension(image.header, path, volumes)
+        check_affine(image.header, image.affine, path)
+        check_head_size(image.affine, shape, path)
+        volume = _read_voxels(image, path, shape, rest)
+    for channel in volume.array:
+        check_intensities(channel, path)
+    return volume
+
+
+def read_mask(path: str) -> Volume:
+    """
+    Read one NIfTI lesion mask.
+
+    Args:
+        path: a .nii or .nii.gz file.
+
+    Returns:
+        its values (1, X, Y, Z), of which those that are not 0 are lesion, its affine and path.
+
+    Raises:
+        StrokeSegError: the subclass that tells what is wrong with the file.
+    """
+    with _open_nifti(path) as (image, rest):
+        shape = check_dimension(image.header, path)
+        check_affine(image.header, image.affine, path)
+        volume = _read_voxels(image, path, shape, rest)
+    check_finite(volume.array, path)
+    check_binary(volume.array, path)
+    return volume
+
+
+def resample_to(moving: Volume, fixed: Volume) -> NDArray[np.float32]:
+    """
+    Bring one scan onto another's grid, linearly, zeros outside.
+
+    Args:
+        moving: the scan to resample (FLAIR).
+        fixed: the scan whose grid counts (DWI).
+
+    Returns:
+        (volumes, X, Y, Z) on the grid of ``fixed``.
+
+    Raises:
+        ScanMismatchError: if the two hardly overlap in space, or nothing but zeros of ``moving`` is in the
+            overlap.
+    """
+    shape = fixed.array.shape[1:]
+    check_overlap(fixed.affine, shape, fixed.path, moving.affine, moving.array.shape[1:], moving.path)
+    resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
+    tensor = MetaTensor(torch.from_numpy(moving.array), affine=torch.from_numpy(moving.affine))
+    there = resample(tensor, dst_affine=torch.from_numpy(fixed.affine), spatial_size=shape)
+    array = np.ascontiguousarray(cast(MetaTensor, there).numpy())
+    if not array.any():
+        raise ScanMismatchError(
+            f"{moving.path} shows nothing where {fixed.path} lies: check that both are of one session."
+        )
+    return array
+
+
+@contextmanager
+def _open_nifti(path: str) -> Iterator[tuple[Any, IO[bytes]]]:
+    """A NIfTI image whose voxels are still to be read from the open stream; its errors become ours."""
+    check_file(path)
+    zipped = path.lower().endswith(".gz")
+    try:
+        with gzip.open(path) if zipped else open(path, "rb") as stream:
+            start = stream.read(544)
+            if not is_nifti(start):
+                raise UnreadableScanError(f"{path} is not a NIfTI file: convert the scan to NIfTI.")
+            stream.seek(0)
+            kind = nib.Nifti2Image if start[4:8] == b"n+2\0" else nib.Nifti1Image
+            try:
+                image = kind.from_stream(cast(Any, stream))
+            except (EOFError, OSError, zlib.error, MemoryError):
+                raise
+            except Exception as error:  # whatever a hostile header makes nibabel stumble over
+                raise UnreadableScanError(
+                    f"{path} has a broken NIfTI header ({_reason(error)}): convert it again."
+                ) from error
+            yield image, cast(IO[bytes], stream)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        what = "is truncated" if isinstance(error, EOFError) else "is corrupt"
+        raise UnreadableScanError(
+            f"{path} {what} (gzip: {_reason(error)}): copy or convert the scan again."
+        ) from error
+    except OSError as error:
+        if error.errno is None:  # nibabel's own: fewer bytes than the header claims
+            raise UnreadableScanError(f"{path} is truncated: copy or convert the scan again.") from error
+        raise UnreadableScanError(
+            f"{path} cannot be read ({_reason(error)}): copy or convert the scan again."
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Another library's message on one line."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _read_voxels(image: Any, path: str, shape: tuple[int, int, int, int], stream: IO[bytes]) -> Volume:
+    # nibabel clears the offset in the header it keeps.
+    check_claimed_size(
+        image.header, int(image.dataobj.offset), path, zipped=isinstance(stream, gzip.GzipFile)
+    )
+    # float64 beyond float32 becomes infinite, which is reported as such.
+    with np.errstate(over="ignore", invalid="ignore"):
+        voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+    if isinstance(stream, gzip.GzipFile):
+        # gzip keeps its checksum at the end: read on to have it checked, but not for ever.
+        for _ in range(64):
+            if not stream.read(2**20):
+                break
+    array = np.ascontiguousarray(np.moveaxis(voxels, -1, 0))
+    # mmap of an uncompressed float32 file must not outlive the file.
+    array = array.copy() if not array.flags.owndata or not array.flags.writeable else array
+    return Volume(array, np.array(image.affine, dtype=np.float64), path)
+
+
+def _to_tensor(volume: Volume) -> MetaTensor:
+    """A MetaTensor with the meta that MONAI's readers give."""
+    meta = {
+        "filename_or_obj": volume.path,
+        MetaKeys.ORIGINAL_AFFINE.value: volume.affine.copy(),
+        MetaKeys.SPATIAL_SHAPE.value: np.asarray(volume.array.shape[1:]),
+        MetaKeys.SPACE.value: SpaceKeys.RAS,
+        MetaKeys.ORIGINAL_CHANNEL_DIM.value: 0,
+    }
+    return MetaTensor(torch.from_numpy(volume.array), affine=torch.from_numpy(volume.affine), meta=meta)

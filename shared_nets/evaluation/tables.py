@@ -1,0 +1,300 @@
+"""From scored cases to tables: a row a case, and a summary with confidence intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from shared_nets.errors import OutputError, ScanMismatchError, ScanNotFoundError, UsageError
+from shared_nets.evaluation.metrics import (
+    METRICS,
+    UNDEFINED_WHEN_EMPTY,
+    as_array,
+    case_metrics,
+    reference_lesions,
+)
+
+FOUND, MISSED = "found_ml", "missed_ml"
+"""Columns with the volumes in mL of the reference's lesions that were found and missed, space between."""
+
+LESION_SIZES_ML = (0.0, 0.1, 1.0, 10.0, inf)
+"""Edges in mL of the size classes for the detection rate: decades, lower edge included."""
+
+RESAMPLES = 10_000
+"""Bootstrap resamples: the interval's ends then vary by about a hundredth of its width."""
+
+
+def measure_case(output: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The columns that evaluation adds to a scan's row.
+
+    Args:
+        output: what the evaluator leaves for one scan: ``pred`` and ``label``, masks ``(1, X, Y, Z)`` on
+            the scan's own grid that know their affine (MONAI's ``MetaTensor``), and ``name``.
+
+    Returns:
+        `METRICS` as `case_metrics` defines them, then the lesion volumes ``found_ml`` and ``missed_ml``
+        as text such as ``"12.4 0.35"``, largest first.
+
+    Raises:
+        UsageError: if ``pred`` or ``label`` is not there.
+        ScanMismatchError: if the two are not on one grid.
+        MaskError, ScanGeometryError: as `case_metrics`.
+    """
+    name = str(output.get("name", "scan"))
+    if absent := [key for key in ("pred", "label") if key not in output]:
+        raise UsageError(f"{name}: there is no {absent[0]} to evaluate; give every scan a reference mask.")
+    pred, label = output["pred"], output["label"]
+    affine = as_array(pred.affine)
+    case = (pred[0], label[0], affine, name)
+    metrics = case_metrics(*case)
+    check_same_place(affine, as_array(label.affine), pred.shape[1:], name)
+    found = reference_lesions(*case)
+    return metrics | {
+        FOUND: " ".join(f"{lesion.volume_ml:.6g}" for lesion in found if lesion.overlaps),
+        MISSED: " ".join(f"{lesion.volume_ml:.6g}" for lesion in found if not lesion.overlaps),
+    }
+
+
+def check_same_place(
+    affine: NDArray[Any], other: NDArray[Any], shape: Sequence[int], name: str, tolerance: float = 0.5
+) -> None:
+    """
+    Refuse two grids of one shape that lie differently, such as a mask saved flipped.
+
+    Args:
+        affine: 4×4 voxel-to-world matrix in mm of the prediction.
+        other: the same of the reference.
+        shape: voxels along each axis of both.
+        name: what to call the case in the message.
+        tolerance: how far, in voxels, a corner may be off; half a voxel is what rounding to the nearest
+            voxel cannot tell.
+
+    Raises:
+        ScanMismatchError: if a corner of one grid is farther from the other's than ``tolerance``.
+    """
+    corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(n - 1 for n in shape), 1]
+    off = np.abs(np.linalg.solve(affine, other @ corners.T) - corners.T).max()
+    if not off <= tolerance:
+        raise ScanMismatchError(
+            f"{name}: the reference lies up to {off:.1f} voxels away from the scan; "
+            f"save it with the scan's affine or resample it onto the scan's grid."
+        )
+
+
+def summarise(
+    cases: pd.DataFrame,
+    sizes_ml: Sequence[float] = LESION_SIZES_ML,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """
+    Mean, median, spread and confidence interval of every metric over the cases.
+
+    No case is dropped silently: ``n`` counts those a figure is made of, ``undefined`` those for which it
+    has no value (only ``hd95_mm``, when a mask is empty), ``failed`` those that were never scored.
+
+    Args:
+        cases: one row a case with the columns `METRICS`, and, where there, ``status`` (``ok`` or
+            ``failed``) and ``found_ml`` and ``missed_ml`` (see `measure_case`).
+        sizes_ml: edges in mL of the lesion size classes, ascending, lower edge included.
+        resamples: number of bootstrap resamples.
+        seed: of the bootstrap; the same table gives the same interval.
+
+    Returns:
+        One row for each of `METRICS`, then, with the lesions' volumes, one of the detection rate in each
+        size class. Columns: ``metric``, ``of`` (``cases`` or ``lesions``: what ``n`` counts), ``n``,
+        ``undefined``, ``failed``, ``mean``, ``median``, ``sd`` (n − 1), ``ci_low`` and ``ci_high``: 95 %
+        percentile bootstrap over cases, NaN for fewer than two.
+
+    Raises:
+        UsageError: if there are no cases, a metric's column is missing, or a case that is not marked as
+            failed has no value where one is always defined.
+    """
+    if cases.empty:
+        raise UsageError("there are no cases to summarise; evaluate at least one scan with a reference mask.")
+    scored = cases[cases["status"] == "ok"] if "status" in cases else cases
+    failed = len(cases) - len(scored)
+    columns = [metric_column(scored, metric) for metric in METRICS]
+    rows = [
+        {"metric": metric, "of": "cases", "n": len(defined), "undefined": len(values) - len(defined)}
+        | {"failed": failed}
+        | statistics(defined, resamples, seed)
+        for metric, values in zip(METRICS, columns, strict=True)
+        for defined in [values[np.isfinite(values)]]
+    ]
+    if FOUND in scored and MISSED in scored:
+        found, missed = ([volumes(cell) for cell in scored[column]] for column in (FOUND, MISSED))
+        for low, high in pairwise(sizes_ml):
+            hits = count_between(found, low, high)
+            total = hits + count_between(missed, low, high)
+            rows.append(
+                {"metric": f"detection_rate_{size_class(low, high)}", "of": "lesions", "n": int(total.sum())}
+                | {"undefined": 0, "failed": failed, "mean": rate(hits, total)}
+                | interval(hits, total, resamples, seed)
+            )
+    order = ["metric", "of", "n", "undefined", "failed", "mean", "median", "sd", "ci_low", "ci_high"]
+    return pd.DataFrame(rows).reindex(columns=order)
+
+
+def write_summary(table_csv: str | Path, output_csv: str | Path, **options: Any) -> pd.DataFrame:
+    """
+    Summarise a table of cases on disk.
+
+    Args:
+        table_csv: CSV with one row a case, as `summarise` takes it.
+        output_csv: where the summary goes, as CSV.
+        options: further arguments of `summarise`.
+
+    Returns:
+        The summary; `summary_text` makes it short enough to print.
+
+    Raises:
+        ScanNotFoundError: if the table is not there or cannot be read as CSV.
+        UsageError: as `summarise`.
+        OutputError: if the summary cannot be written.
+    """
+    try:
+        cases = pd.read_csv(table_csv, dtype={FOUND: str, MISSED: str})
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ScanNotFoundError(
+            f"{table_csv} is not a readable table of cases ({reason}); run the evaluation again."
+        ) from error
+    try:
+        summary = summarise(cases, **options)
+    except UsageError as error:
+        raise UsageError(f"{table_csv}: {error}") from error
+    try:
+        summary.to_csv(output_csv, index=False)
+    except OSError as error:
+        raise OutputError(
+            f"{output_csv} cannot be written ({error.strerror or error}); "
+            f"choose a folder with space that you may write to."
+        ) from error
+    return summary
+
+
+def tell_summary(table_csv: str | Path) -> None:
+    """
+    Summarise a table of cases into ``summary.csv`` beside it, and print the summary.
+
+    Args:
+        table_csv: see `write_summary`.
+
+    Raises:
+        StrokeSegError: as `write_summary`.
+    """
+    output = Path(table_csv).with_name("summary.csv")
+    print(summary_text(write_summary(table_csv, output)))
+    print(f"Summary: {output.resolve()}")
+
+
+def summary_text(summary: pd.DataFrame) -> str:
+    """
+    The summary for people: one line a figure, ``mean [95 % interval]  median  n``, and what was left out.
+
+    Args:
+        summary: what `summarise` returns.
+
+    Returns:
+        Text of several lines without a trailing newline.
+    """
+    lines = [f"{'':<32}{'mean [95 % interval]':<30}{'median':<10}n"]
+    for row in summary.to_dict("records"):
+        spread = f"{number(row['mean'])} [{number(row['ci_low'])}, {number(row['ci_high'])}]"
+        left_out = f" ({row['undefined']} undefined)" if row["undefined"] else ""
+        lines.append(
+            f"{row['metric']:<32}{spread:<30}{number(row['median']):<10}{row['n']} {row['of']}{left_out}"
+        )
+    if failed := int(summary["failed"].max()):
+        lines.append(f"{failed} scan(s) failed and are in none of these figures.")
+    return "\n".join(lines)
+
+
+def metric_column(scored: pd.DataFrame, metric: str) -> NDArray[np.float64]:
+    """One metric of all scored cases as float64, or a `UsageError` where a value must be and is not."""
+    if metric not in scored:
+        if scored.empty:  # every case failed before it was scored
+            return np.empty(0)
+        raise UsageError(f"the table of cases has no column {metric}; run the evaluation again.")
+    values = pd.to_numeric(scored[metric], errors="coerce").to_numpy(np.float64)
+    holes = np.flatnonzero(~np.isfinite(values))
+    if holes.size and metric not in UNDEFINED_WHEN_EMPTY:
+        which = scored["scan"].iloc[holes[0]] if "scan" in scored else f"in row {holes[0] + 1}"
+        raise UsageError(
+            f"case {which} has no {metric} although it is not marked as failed; run the evaluation again."
+        )
+    return values
+
+
+def statistics(values: NDArray[np.float64], resamples: int, seed: int) -> dict[str, float]:
+    """Mean, median, standard deviation (n − 1) and bootstrap interval; NaN where too few values define it."""
+    n = len(values)
+    return {
+        "mean": float(values.mean()) if n else np.nan,
+        "median": float(np.median(values)) if n else np.nan,
+        "sd": float(values.std(ddof=1)) if n > 1 else np.nan,
+    } | interval(values, np.ones(n), resamples, seed)
+
+
+def interval(
+    parts: NDArray[np.float64], wholes: NDArray[np.float64], resamples: int, seed: int
+) -> dict[str, float]:
+    """
+    95 % percentile bootstrap interval over cases of ``sum(parts) / sum(wholes)``.
+
+    With wholes of 1 that is the mean. Lesions of one person are not independent: for a rate over lesions,
+    too, it is cases that are drawn, each with all of its lesions.
+
+    Args:
+        parts: numerator of each case.
+        wholes: denominator of each case.
+        resamples: number of resamples.
+        seed: of the generator.
+
+    Returns:
+        ``ci_low`` and ``ci_high``, NaN when fewer than two cases have a denominator.
+    """
+    parts, wholes = parts[wholes > 0], wholes[wholes > 0]
+    n = len(parts)
+    if n < 2:
+        return {"ci_low": np.nan, "ci_high": np.nan}
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(0, n, n) for _ in range(resamples))
+    low, high = np.percentile([parts[draw].sum() / wholes[draw].sum() for draw in draws], [2.5, 97.5])
+    return {"ci_low": float(low), "ci_high": float(high)}
+
+
+def rate(hits: NDArray[np.float64], total: NDArray[np.float64]) -> float:
+    """Share of lesions found, NaN when there are none."""
+    return float(hits.sum() / total.sum()) if total.sum() else np.nan
+
+
+def volumes(cell: object) -> NDArray[np.float64]:
+    """The numbers of a ``found_ml`` or ``missed_ml`` cell; an empty one is read back as NaN."""
+    return np.array(cell.split() if isinstance(cell, str) else [], dtype=np.float64)
+
+
+def count_between(cases: Sequence[NDArray[np.float64]], low: float, high: float) -> NDArray[np.float64]:
+    """How many volumes of each case lie in ``[low, high)``."""
+    return np.array([np.count_nonzero((case >= low) & (case < high)) for case in cases], dtype=np.float64)
+
+
+def size_class(low: float, high: float) -> str:
+    """The name of a size class: ``under_0.1_ml``, ``0.1_to_1_ml``, ``from_10_ml``."""
+    if low <= 0:
+        return f"under_{high:g}_ml"
+    return f"from_{low:g}_ml" if high == inf else f"{low:g}_to_{high:g}_ml"
+
+
+def number(value: float) -> str:
+    """Three decimals, or a dash where there is no value."""
+    return "–" if np.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,322 @@
+"""
+Weights on disk: read without trusting them, checked against their network, written in one piece.
+
+A weight file holds one plain state dict, tensors by name: ``.pt`` as ``torch.save`` writes it, or
+``.safetensors``. Files may hold half precision; in memory weights are float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from shared_nets.errors import OutputError, WeightsError
+from shared_nets.networks import CNNRes, XNet
+
+SHIPPED = "models/model.safetensors"
+"""A bundle's weights as released, which nothing that trains writes to."""
+CURRENT = "models/model.pt"
+"""A bundle's weights in use: MONAI Label and fine-tuning may replace them."""
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def load_weights(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """
+    Read a state dict, running no code that the file may hold.
+
+    Args:
+        path: a ``.pt`` file or a ``.safetensors`` file.
+        sha256: the SHA-256 that the file must have, in hexadecimal; None accepts any.
+
+    Returns:
+        Tensors by name on the CPU, floating-point ones as float32 whatever the file's precision.
+
+    Raises:
+        WeightsError: if the file is missing, damaged, has another SHA-256, holds anything but named
+            tensors, or holds NaN or infinite values.
+    """
+    state = {key: t.float() if t.is_floating_point() else t for key, t in read_state(path, sha256).items()}
+    check_finite(state, str(path), "train again with a smaller learning rate, or use an earlier checkpoint")
+    return state
+
+
+def load_into(network: Network, path: str | Path, sha256: str | None = None) -> Network:
+    """
+    Put the weights of a file into a network, on whatever device it is.
+
+    Args:
+        network: the network they belong to; changed in place.
+        path: a ``.pt`` or ``.safetensors`` file.
+        sha256: the SHA-256 that the file must have, in hexadecimal; None accepts any.
+
+    Returns:
+        ``network`` itself.
+
+    Raises:
+        WeightsError: as `load_weights` and `check_architecture`; the network is then unchanged.
+    """
+    state = load_weights(path, sha256)
+    check_architecture(network, state, path)
+    network.load_state_dict(state)
+    return network
+
+
+def check_architecture(network: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """
+    Say in words why weights do not fit a network.
+
+    Args:
+        network: the network they should fit.
+        state: its weights by name.
+        path: the file they come from, for the message.
+
+    Raises:
+        WeightsError: naming the first tensor that is missing, of another shape, or too many, and the
+            network that the weights look like.
+    """
+    fault = next(misfits(network.state_dict(), state), None)
+    if fault is None:
+        return
+    if all(key.startswith("module.") for key in state):
+        remedy = "they were saved from a parallel wrapper: save network.module.state_dict() instead"
+    elif (looks_like := guess_network(state)) is None:
+        remedy = "they are of another network: choose another file"
+    else:
+        remedy = (
+            f"they look like weights of {looks_like}: build the network they were made for, with the same "
+            f"channels and options, or choose another file"
+        )
+    raise WeightsError(f"The weights in {path} do not fit {type(network).__name__} ({fault}); {remedy}.")
+
+
+def misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
+    """How ``state`` differs from ``expected``: tensors missing, of another shape, then unexpected."""
+    yield from (f"{key} is missing" for key in expected if key not in state)
+    for key in expected:
+        if key in state and state[key].shape != expected[key].shape:
+            yield f"{key} has shape {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+    yield from (f"{key} is unexpected" for key in state if key not in expected)
+
+
+def save_weights(state: Mapping[str, Tensor], path: str | Path, half: bool = False) -> None:
+    """
+    Write a state dict so that a reader finds either the old file or the whole new one.
+
+    The same weights give the same bytes, and so one SHA-256, whatever order or device they come in.
+
+    Args:
+        state: tensors by name, as ``network.state_dict()`` gives them.
+        path: a ``.pt`` or ``.safetensors`` file; its folder is made if need be.
+        half: store floating-point values as float16, half the size; otherwise each keeps its type.
+
+    Raises:
+        WeightsError: if the ending is neither, a value is NaN or infinite, or too large for float16.
+        OutputError: if the file cannot be written.
+    """
+    path = Path(path)
+    check_finite(state, f"{path} was not written: the state dict", "do not release these weights")
+    plain = {key: state[key].detach().cpu().clone().contiguous() for key in sorted(state)}
+    if half:
+        plain = {key: t.half() if t.is_floating_point() else t for key, t in plain.items()}
+        check_finite(plain, f"{path} was not written: float16 of the state dict", "save it with half=False")
+    if path.suffix == ".safetensors":
+        data = safetensors.torch.save(plain)
+    elif path.suffix == ".pt":
+        # Through memory: given a path, torch writes its name into the file, and the bytes depend on it.
+        buffer = io.BytesIO()
+        torch.save(plain, buffer)
+        data = buffer.getvalue()
+    else:
+        raise WeightsError(f"{path} has no ending of a weight file; name it .pt or .safetensors.")
+    with written_whole(path) as part:
+        part.write_bytes(data)
+
+
+def sha256(path: str | Path) -> str:
+    """
+    The SHA-256 of a file in lower-case hexadecimal.
+
+    Args:
+        path: any file.
+
+    Raises:
+        WeightsError: if it cannot be read.
+    """
+    return hashlib.sha256(read_bytes(Path(path))).hexdigest()
+
+
+def restore_shipped(bundle_root: str | Path) -> Path:
+    """
+    Bring back a bundle's weights as released, after fine-tuning replaced them.
+
+    Args:
+        bundle_root: the bundle's folder; its ``models/model.safetensors`` becomes ``models/model.pt``.
+
+    Returns:
+        The path of ``models/model.pt``, which has the values and precision of the released file.
+
+    Raises:
+        WeightsError: if the released file is missing or damaged; ``model.pt`` is then unchanged.
+        OutputError: if ``model.pt`` cannot be written.
+    """
+    current = Path(bundle_root, CURRENT)
+    save_weights(read_state(Path(bundle_root, SHIPPED)), current)
+    return current
+
+
+def read_state(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The state dict of a file in the file's own precision; arguments and errors as `load_weights`."""
+    path = Path(path)
+    data = read_bytes(path)
+    # What is checked is what is loaded: the file is read once.
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256.strip().lower():
+        raise WeightsError(
+            f"{path} is not the file that was released (its SHA-256 is not {sha256}); download it again."
+        )
+    return read_safetensors(data, path) if path.suffix == ".safetensors" else read_torch(data, path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of a weight file, or a `WeightsError` that says why there are none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{path} is missing; download the bundle's weights or give the path of others."
+        ) from error
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be read ({error.strerror}); give a weight file that you may read."
+        ) from error
+
+
+def read_safetensors(data: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file's bytes; ``path`` is for the message."""
+    try:
+        state = safetensors.torch.load(data)
+    except Exception as error:  # the reader's own error class is no part of its interface
+        raise damaged(path) from error
+    return plain_state(state, path)
+
+
+def read_torch(data: bytes, path: Path) -> dict[str, Tensor]:
+    """The tensors of a ``torch.save`` file's bytes; ``path`` is for the message."""
+    if data[:2] == b"PK" and not intact_archive(data):
+        raise damaged(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what they say is said below, once
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if (name := re.search(r"GLOBAL ([\w.]+)", str(error))) is None:
+            raise damaged(path) from error
+        raise WeightsError(
+            f"{path} holds more than tensors ({name[1]}), which could run code when loaded; "
+            f"ask its author for a plain state dict or a .safetensors file."
+        ) from error
+    except Exception as error:  # a damaged file raises whatever its broken part leads to
+        if "TorchScript" in str(error):
+            raise WeightsError(
+                f"{path} is a TorchScript program, not weights; use the bundle's model.pt instead."
+            ) from error
+        raise damaged(path) from error
+    return plain_state(state, path)
+
+
+def intact_archive(data: bytes) -> bool:
+    """Whether every entry of a zip archive has its check sum, which ``torch.load`` does not look at."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError):
+        return False
+
+
+def damaged(path: Path) -> WeightsError:
+    """The error for a file that is no weight file, or no longer one."""
+    return WeightsError(f"{path} is damaged, incomplete or not a weight file; download it again.")
+
+
+def plain_state(state: Any, path: Path) -> dict[str, Tensor]:
+    """``state`` if it is tensors by name, or a `WeightsError` that says where they are instead."""
+    if not isinstance(state, Mapping):
+        raise WeightsError(
+            f"{path} holds a {type(state).__name__}, not a state dict; save network.state_dict()."
+        )
+    if not state:
+        raise WeightsError(f"{path} holds no weights at all; save network.state_dict().")
+    for key, value in state.items():
+        if isinstance(value, Mapping) and value and all(isinstance(t, Tensor) for t in value.values()):
+            raise WeightsError(
+                f"{path} is a training checkpoint with the weights under the key {key!r}; "
+                f"save that entry alone with torch.save(checkpoint[{key!r}], ...)."
+            )
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{path} is not a plain state dict ({key!r} is a {type(value).__name__}); "
+                f"save network.state_dict() alone."
+            )
+    return dict(state)
+
+
+def check_finite(state: Mapping[str, Tensor], what: str, remedy: str) -> None:
+    """Raise a `WeightsError`, of ``what`` and ``remedy``, if a tensor holds NaN or infinite values."""
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"{what} has NaN or infinite values in {key}; {remedy}.")
+
+
+def guess_network(state: Mapping[str, Tensor]) -> str | None:
+    """The network of this package whose tensors' names these weights mostly have, or None."""
+    with torch.device("meta"):  # names only: no memory, no time for values
+        networks = {
+            "X-Net": XNet(),
+            "X-Net with the softmax FSM": XNet(fsm="softmax"),
+            "X-Net without FSM": XNet(fsm=None),
+            "CNN-Res": CNNRes(),
+        }
+    names = {name: set(network.state_dict()) for name, network in networks.items()}
+    alike = {name: len(keys & state.keys()) / len(keys | state.keys()) for name, keys in names.items()}
+    best = max(alike, key=lambda name: alike[name])
+    return best if alike[best] > 0.5 else None
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """
+    A name beside ``path`` to write to, moved onto ``path`` when all went well and removed when not.
+
+    Args:
+        path: the file that is wanted; its folder is made if need be.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or error}); "
+            f"choose a folder with space that you may write to."
+        ) from error
+    finally:
+        with suppress(OSError):  # moved, or never made
+            part.unlink()

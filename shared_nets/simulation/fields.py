@@ -1,0 +1,114 @@
+"""Coordinates and smooth random fields: where in the head every pixel of a simulated slice lies."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# The box random fields are drawn on, in mm of MNI space: any head, with margin.
+FIELD_ORIGIN_MM = (-120.0, -150.0, -120.0)
+FIELD_SIZE_MM = (240.0, 280.0, 240.0)
+
+
+def plane_coordinates(
+    shape: tuple[int, int],
+    spacing: float,
+    centre: np.ndarray,
+    rotation: np.ndarray,
+    offsets: tuple[float, ...] = (0.0,),
+) -> Tensor:
+    """
+    World coordinates of the pixels of parallel axial planes.
+
+    Args:
+        shape: rows (towards anterior) and columns (towards the right) of a slice.
+        spacing: pixel size in mm.
+        centre: where the middle of the slice lies, x, y, z in mm.
+        rotation: 3×3 rotation of the planes about ``centre``.
+        offsets: distance of each plane from ``centre`` along the slice axis, in mm.
+
+    Returns:
+        ``(planes, rows, columns, 3)``: x (right), y (anterior), z (superior) in mm.
+    """
+    rows, columns = ((np.arange(n) - (n - 1) / 2) * spacing for n in shape)
+    z, y, x = np.meshgrid(np.asarray(offsets), rows, columns, indexing="ij")
+    local = np.stack([x, y, z], axis=-1)
+    return torch.from_numpy((local @ rotation.T + centre).astype(np.float32))
+
+
+def sample(volume: Tensor, affine: np.ndarray, coordinates: Tensor) -> Tensor:
+    """
+    Values of a volume at world coordinates, trilinear, zero outside.
+
+    Args:
+        volume: ``(channels, X, Y, Z)``.
+        affine: 4×4, voxel indices of ``volume`` to mm.
+        coordinates: ``(..., 3)`` in mm.
+
+    Returns:
+        ``(channels, ...)``.
+    """
+    inverse = torch.from_numpy(np.linalg.inv(affine).astype(np.float32))
+    voxels = coordinates @ inverse[:3, :3].T + inverse[:3, 3]
+    size = torch.tensor(volume.shape[1:], dtype=torch.float32)
+    grid = (2 * voxels / (size - 1) - 1).flip(-1).reshape(1, 1, 1, -1, 3)
+    values = F.grid_sample(volume[None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return values.reshape(volume.shape[0], *coordinates.shape[:-1])
+
+
+def smooth_field(rng: np.random.Generator, coordinates: Tensor, knot_mm: float, channels: int = 1) -> Tensor:
+    """
+    A smooth random field of about unit standard deviation, at world coordinates.
+
+    Args:
+        rng: source of randomness.
+        coordinates: ``(planes, rows, columns, 3)`` in mm.
+        knot_mm: distance of the field's random knots: the size of its hills.
+        channels: independent fields to draw.
+
+    Returns:
+        ``(channels, planes, rows, columns)``.
+    """
+    knots = [int(np.ceil(size / knot_mm)) + 3 for size in FIELD_SIZE_MM]
+    noise = torch.from_numpy(rng.standard_normal((channels, *knots), dtype=np.float32))
+    affine = np.diag([knot_mm, knot_mm, knot_mm, 1.0])
+    affine[:3, 3] = np.asarray(FIELD_ORIGIN_MM) - rng.uniform(0, knot_mm, 3)
+    # The field is smooth: a third of the knots' distance is fine enough to sample it at.
+    pixel_mm = float((coordinates[0, 0, 1] - coordinates[0, 0, 0]).norm())
+    step = max(1, int(knot_mm / (3 * pixel_mm)))
+    coarse = sample(noise, affine, coordinates[:, ::step, ::step])
+    fine = F.interpolate(coarse, size=coordinates.shape[1:3], mode="bilinear", align_corners=True)
+    # Trilinear sampling of white knots has a standard deviation of about (2/3)^1.5.
+    return fine / 0.544
+
+
+def rotation_matrix(degrees: np.ndarray) -> np.ndarray:
+    """Rotation by three angles in degrees about x, then y, then z."""
+    a, b, c = np.deg2rad(degrees)
+    rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    rz = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return rz @ ry @ rx
+
+
+def widen(coordinates: Tensor, centre: np.ndarray, radii: np.ndarray, amount: float) -> Tensor:
+    """
+    Magnify what lies around a centre, as a ventricle widens: nearby coordinates are drawn towards it.
+
+    Args:
+        coordinates: ``(..., 3)`` in mm.
+        centre: x, y, z in mm.
+        radii: standard deviations of the magnified region along x, y, z in mm.
+        amount: 0 leaves all in place; 0.5 doubles the size of what lies at the centre. Below 0.8.
+
+    Returns:
+        The moved coordinates.
+    """
+    middle = torch.from_numpy(centre.astype(np.float32))
+    offset = coordinates - middle
+    weight = torch.exp(
+        -0.5 * (offset / torch.from_numpy(radii.astype(np.float32))).square().sum(-1, keepdim=True)
+    )
+    return middle + offset * (1 - amount * weight)

@@ -1,0 +1,259 @@
+"""Rows and summaries against hand-computed values and SciPy's bootstrap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from monai.data import MetaTensor
+from scipy import stats
+
+from shared_nets.errors import MaskError, OutputError, ScanMismatchError, ScanNotFoundError, UsageError
+from shared_nets.evaluation import METRICS, case_metrics, measure_case, summarise, summary_text, write_summary
+from shared_nets.evaluation.tables import interval
+
+
+def table(dice: list[float], **columns: list[Any]) -> pd.DataFrame:
+    """A table of cases in which every metric has the values of ``dice``, but for those given."""
+    values: dict[str, list[Any]] = {"scan": [f"sub-{i:02}" for i in range(1, len(dice) + 1)]}
+    return pd.DataFrame(values | dict.fromkeys(METRICS, dice) | columns)
+
+
+def row(summary: pd.DataFrame, metric: str) -> dict[str, Any]:
+    (found,) = summary[summary["metric"] == metric].to_dict("records")
+    return {str(key): value for key, value in found.items()}
+
+
+def output(**changed: Any) -> dict[str, Any]:
+    """What the evaluator leaves for a scan of 2×1×1 mm voxels: one lesion half found and one missed."""
+    affine = torch.diag(torch.tensor([2.0, 1, 1, 1], dtype=torch.float64))
+    label, pred = torch.zeros(2, 1, 12, 10, 8, dtype=torch.uint8)
+    label[0, 0:4, 0:4, 0:4] = 1
+    label[0, 9:11, 9:10, 7:8] = 1
+    pred[0, 2:4, 0:4, 0:4] = 1
+    masks = {
+        "pred": MetaTensor(pred, affine=affine),
+        "label": MetaTensor(label.float(), affine=affine.clone()),
+    }
+    return {"name": "sub-01", **masks, **changed}
+
+
+def test_a_row_has_the_metrics_and_the_lesions_found_and_missed() -> None:
+    columns = measure_case(output())
+    label, pred = output()["label"][0].numpy(), output()["pred"][0].numpy()
+    assert {key: columns[key] for key in METRICS} == case_metrics(pred, label, np.diag([2, 1, 1, 1]))
+    assert columns["reference_ml"] == pytest.approx(0.132)
+    assert (columns["found_ml"], columns["missed_ml"]) == ("0.128", "0.004")
+    assert tuple(columns) == (*METRICS, "found_ml", "missed_ml")
+
+
+def test_a_scan_without_lesion_has_a_row_too() -> None:
+    nothing = MetaTensor(torch.zeros(1, 12, 10, 8), affine=output()["pred"].affine)
+    columns = measure_case(output(label=nothing))
+    assert (columns["dice"], columns["found_ml"], columns["missed_ml"]) == (0, "", "")
+    assert columns["false_positive_ml"] == pytest.approx(0.064)
+
+
+@pytest.mark.parametrize("absent", ["pred", "label"])
+def test_a_scan_without_reference_or_prediction_is_told(absent: str) -> None:
+    incomplete = output()
+    del incomplete[absent]
+    with pytest.raises(UsageError, match=f"sub-01: there is no {absent} to evaluate"):
+        measure_case(incomplete)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        torch.diag(torch.tensor([-1.0, 1, 1, 1])),
+        torch.diag(torch.tensor([1.0, 1, 1.2, 1])),
+        torch.tensor([[1.0, 0, 0, 0.6], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+        torch.full((4, 4), torch.nan),
+    ],
+)
+def test_a_reference_that_lies_elsewhere_is_refused(change: torch.Tensor) -> None:
+    case = output()
+    moved = MetaTensor(case["label"].as_tensor(), affine=case["pred"].affine @ change.double())
+    with pytest.raises(ScanMismatchError, match="sub-01: the reference lies up to"):
+        measure_case(case | {"label": moved})
+
+
+def test_rounding_in_a_header_is_no_mismatch() -> None:
+    case = output()
+    affine = case["pred"].affine.clone()
+    affine[0, 3] += 0.2  # a tenth of a voxel
+    nearly = MetaTensor(case["label"].as_tensor(), affine=affine)
+    assert measure_case(case | {"label": nearly}) == measure_case(case)
+
+
+def test_bad_masks_are_refused_by_name() -> None:
+    case = output()
+    with pytest.raises(ScanMismatchError, match="sub-01: the prediction has 12×10×7 voxels"):
+        measure_case(case | {"pred": case["pred"][..., :7]})
+    with pytest.raises(MaskError, match="sub-01: the reference is not binary"):
+        measure_case(case | {"label": case["label"] * 3})
+
+
+def test_a_summary_counted_by_hand() -> None:
+    summary = summarise(table([0.2, 0.4, 0.9, 0.5], hd95_mm=[3, np.nan, 5, np.nan]), resamples=100)
+    assert tuple(summary["metric"]) == METRICS
+    dice = row(summary, "dice")
+    assert (dice["of"], dice["n"], dice["undefined"], dice["failed"]) == ("cases", 4, 0, 0)
+    assert (dice["mean"], dice["median"]) == pytest.approx((0.5, 0.45))
+    assert dice["sd"] == pytest.approx((0.26 / 3) ** 0.5)
+    distance = row(summary, "hd95_mm")
+    assert (distance["n"], distance["undefined"], distance["mean"]) == (2, 2, 4)
+
+
+def test_the_interval_is_scipys_percentile_bootstrap() -> None:
+    values = np.random.default_rng(1).beta(2, 2, size=40)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000).confidence_interval
+    ours = row(summarise(table(list(values))), "dice")
+    # Two bootstraps of 10,000 resamples differ by a few hundredths of the interval.
+    close = 0.05 * (theirs.high - theirs.low)
+    assert (ours["ci_low"], ours["ci_high"]) == pytest.approx((theirs.low, theirs.high), abs=close)
+
+
+def test_the_interval_of_a_rate_draws_cases_with_all_their_lesions() -> None:
+    rng = np.random.default_rng(4)
+    total = rng.integers(1, 20, size=30).astype(float)
+    hits = np.floor(total * rng.uniform(size=30))
+    theirs = stats.bootstrap(
+        (hits, total), lambda a, b: a.sum() / b.sum(), paired=True, vectorized=False, method="percentile"
+    ).confidence_interval
+    # Cases without a lesion of this size say nothing about the rate.
+    ours = interval(np.append(hits, [0, 0]), np.append(total, [0, 0]), resamples=10_000, seed=0)
+    close = 0.05 * (theirs.high - theirs.low)
+    assert (ours["ci_low"], ours["ci_high"]) == pytest.approx((theirs.low, theirs.high), abs=close)
+
+
+def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(2)
+    covered = 0
+    for seed in range(100):
+        ends = interval(rng.normal(0.5, 0.1, 30), np.ones(30), resamples=200, seed=seed)
+        covered += ends["ci_low"] <= 0.5 <= ends["ci_high"]
+    assert 85 <= covered <= 99
+
+
+def test_the_same_table_gives_the_same_interval_and_another_seed_another() -> None:
+    cases = table([0.1, 0.5, 0.6, 0.8, 0.85])
+    pd.testing.assert_frame_equal(summarise(cases, resamples=200), summarise(cases, resamples=200))
+    first, second = (row(summarise(cases, resamples=200, seed=seed), "dice") for seed in (0, 1))
+    assert (first["ci_low"], first["ci_high"]) != (second["ci_low"], second["ci_high"])
+
+
+def test_one_case_has_no_interval() -> None:
+    dice = row(summarise(table([0.7])), "dice")
+    assert (dice["n"], dice["mean"], dice["median"]) == (1, 0.7, 0.7)
+    assert np.isnan([dice["sd"], dice["ci_low"], dice["ci_high"]]).all()
+
+
+def test_detection_rate_by_lesion_size() -> None:
+    cases = table([1.0] * 3, found_ml=["12 0.5", "1", ""], missed_ml=["0.05", "0.1 0.02 0.099", ""])
+    summary = summarise(cases, resamples=500)
+    rates = {
+        key: row(summary, f"detection_rate_{key}_ml")
+        for key in ("under_0.1", "0.1_to_1", "1_to_10", "from_10")
+    }
+    assert {key: (rate["n"], rate["mean"]) for key, rate in rates.items()} == {
+        "under_0.1": (3, 0),
+        "0.1_to_1": (2, 0.5),  # an edge belongs to the class above it
+        "1_to_10": (1, 1),
+        "from_10": (1, 1),
+    }
+    assert all(rate["of"] == "lesions" for rate in rates.values())
+    # Whole cases are drawn: one with the lesion found, one with it missed, so 0, ½ or 1.
+    assert (rates["0.1_to_1"]["ci_low"], rates["0.1_to_1"]["ci_high"]) == (0, 1)
+    own = summarise(cases, sizes_ml=(0, 0.06, np.inf), resamples=10)
+    assert row(own, "detection_rate_under_0.06_ml")["n"] == 2
+    assert row(own, "detection_rate_from_0.06_ml")["n"] == 5
+
+
+def test_a_size_class_without_lesions_keeps_its_row() -> None:
+    rate = row(
+        summarise(table([1.0, 1.0], found_ml=["0.5", ""], missed_ml=["", ""])), "detection_rate_from_10_ml"
+    )
+    assert rate["n"] == 0
+    assert np.isnan(rate["mean"])
+
+
+def test_failed_scans_are_counted_and_in_no_figure() -> None:
+    cases = table([0.4, np.nan, 0.6], status=["ok", "failed", "ok"])
+    summary = summarise(cases, resamples=100)
+    dice = row(summary, "dice")
+    assert (dice["n"], dice["failed"], dice["mean"]) == (2, 1, 0.5)
+    assert "1 scan(s) failed" in summary_text(summary)
+
+
+def test_all_scans_failed() -> None:
+    summary = summarise(pd.DataFrame({"scan": ["a", "b"], "status": ["failed", "failed"]}))
+    assert tuple(summary["metric"]) == METRICS
+    assert (summary["n"] == 0).all()
+    assert (summary["failed"] == 2).all()
+    assert summary["mean"].isna().all()
+
+
+@pytest.mark.parametrize("metric", [key for key in METRICS if key != "hd95_mm"])
+@pytest.mark.parametrize("hole", [np.nan, np.inf, "n/a"])
+def test_no_case_is_dropped_silently(metric: str, hole: Any) -> None:
+    cases = table([0.5, 0.5]).astype({metric: object})
+    cases.loc[1, metric] = hole
+    with pytest.raises(UsageError, match=f"case sub-02 has no {metric} although it is not marked as failed"):
+        summarise(cases)
+
+
+def test_tables_that_are_none_of_ours_are_refused() -> None:
+    with pytest.raises(UsageError, match="there are no cases"):
+        summarise(table([]))
+    with pytest.raises(UsageError, match="has no column recall"):
+        summarise(table([0.5]).drop(columns="recall"))
+
+
+def test_from_rows_on_disk_to_a_summary_on_disk(tmp_path: Path) -> None:
+    nothing = MetaTensor(torch.zeros(1, 12, 10, 8), affine=output()["pred"].affine)
+    rows = [
+        {"scan": "01", "status": "ok"} | measure_case(output()),
+        {"scan": "02", "status": "ok"} | measure_case(output(pred=nothing, label=nothing)),
+        {"scan": "03", "status": "failed"},
+    ]
+    source, target = tmp_path / "metrics.csv", tmp_path / "summary.csv"
+    pd.DataFrame(rows).to_csv(source, index=False)
+    summary = write_summary(source, target, resamples=100)
+    pd.testing.assert_frame_equal(pd.read_csv(target), summary, check_dtype=False)
+    assert row(summary, "dice")["mean"] == pytest.approx((2 * 32 / (66 + 32) + 1) / 2)
+    assert (row(summary, "hd95_mm")["n"], row(summary, "hd95_mm")["undefined"]) == (1, 1)
+    assert (row(summary, "detection_rate_0.1_to_1_ml")["n"], row(summary, "dice")["failed"]) == (1, 1)
+
+
+def test_the_printed_summary_tells_what_was_left_out() -> None:
+    text = summary_text(summarise(table([0.25, 0.75], hd95_mm=[4, np.nan])))
+    lines = {line.split()[0]: line for line in text.splitlines()[1:]}
+    assert tuple(lines) == METRICS
+    assert "0.500 [0.250, 0.750]" in lines["dice"]
+    assert lines["dice"].endswith("2 cases")
+    assert lines["hd95_mm"].endswith("1 cases (1 undefined)")
+    assert "4.000 [–, –]" in lines["hd95_mm"]
+    assert "failed" not in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x00\xff\xfe\x89", b'a,b\n"1,2\n3'])
+def test_a_table_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None) -> None:
+    source = tmp_path / "metrics.csv"
+    if content is not None:
+        source.write_bytes(content)
+    with pytest.raises((ScanNotFoundError, UsageError), match=r"metrics\.csv") as caught:
+        write_summary(source, tmp_path / "summary.csv")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "summary.csv").exists()
+
+
+def test_a_summary_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    table([0.5, 0.6]).to_csv(tmp_path / "metrics.csv")
+    with pytest.raises(OutputError, match=r"summary\.csv cannot be written"):
+        write_summary(tmp_path / "metrics.csv", tmp_path / "absent" / "summary.csv", resamples=10)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from shared_nets import XNet
+from shared_nets.networks.xnet import UpConv
+from tests.networks.base import NetworkTests
+
+
+class TestXNet(NetworkTests):
+    make = XNet
+    trainable = 15_072_332
+    statistics = 45_314
+
+
+class TestXNetSoftmax(NetworkTests):
+    make = partial(XNet, fsm="softmax")
+    # α, β and Y of 128 channels for 64, and no projection: 3·128² - 4·64·128 more than the code's form.
+    trainable = 15_072_332 + 16_384
+    statistics = 45_314
+
+
+class TestXNetWithoutFSM(NetworkTests):
+    make = partial(XNet, fsm=None)
+    # Without two 3×3 convolutions 1024 <-> 128 with bias and batch norm, and four 1×1 of 64·128.
+    trainable = 15_072_332 - (2 * 9 * 1024 * 128 + 3 * (128 + 1024) + 4 * 64 * 128)
+    statistics = 45_314 - 2 * (128 + 1024)
+
+
+def test_batch_norm_has_keras_constants() -> None:
+    with torch.device("meta"):
+        norms = [module for module in XNet().modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}
+    assert len(norms) == 69  # batch_normalization to batch_normalization_68 of the Keras model
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 7), (5, 2)])
+def test_up_conv_is_nearest_upsampling_and_a_3x3_convolution(size: tuple[int, int]) -> None:
+    up = UpConv(3, 5).double()
+    torch.nn.init.normal_(up.bias)
+    plain = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(3, 5, 3, padding=1)).double()
+    plain[1].load_state_dict(up.state_dict())
+    ours = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+
+    up(ours).square().sum().backward()
+    plain(theirs).square().sum().backward()
+
+    torch.testing.assert_close(up(ours), plain(theirs))
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    torch.testing.assert_close(up.weight.grad, plain[1].weight.grad)
+    torch.testing.assert_close(up.bias.grad, plain[1].bias.grad)
+
+
+def test_unknown_fsm() -> None:
+    with pytest.raises(ValueError, match="one of dot, softmax, not 'gaussian'"):
+        XNet(fsm="gaussian")
