@@ -71,7 +71,7 @@ def check_device(device: torch.device | str) -> None:
         raise DeviceError(f"{device}: no device has this name; use cpu, cuda or cuda:NUMBER.") from error
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
-            f"{device}: PyTorch finds no GPU here; add --device cpu, or install a PyTorch and a driver for CUDA."
+            f"{device}: PyTorch finds no GPU here; add --device cpu, or install CUDA's driver and PyTorch."
         )
     if wanted.type == "cuda" and wanted.index is not None and wanted.index >= torch.cuda.device_count():
         raise DeviceError(

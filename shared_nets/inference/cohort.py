@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -103,7 +104,12 @@ class Cohort:
         stopped = ""
         try:
             make_output_folder(self.output_dir)
-            self._run_all()
+            with warnings.catch_warnings():
+                if not self.debug:
+                    # What libraries plan to change is nothing for the user, once a scan least of all.
+                    warnings.simplefilter("ignore", FutureWarning)
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                self._run_all()
         except (OutputError, WeightsError) as error:
             if self.debug:
                 raise
@@ -146,9 +152,9 @@ class Cohort:
             start = time.perf_counter()
             row = {"scan": name, "status": "ok", **self._segment(case), "message": ""}
         except Exception as error:
-            ours = own_error(error)
             if self.debug:
                 raise
+            ours = own_error(error)
             if ours is not None and _concerns_all(ours):
                 raise type(ours)(str(ours)) from error
             row = {"scan": name, "status": "failed", "message": one_sentence(error, name)}

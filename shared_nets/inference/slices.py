@@ -39,11 +39,11 @@ class SliceWindowInferer(Inferer):
     without head are not computed, and get :data:`NO_LESION_LOGIT`. Windows of several slices go
     through the network together. The result does not depend on how many.
 
-    What counts as head: a voxel above ``background``, in any channel, the mean of its 5×5 neighbours too,
-    so that single bright voxels of air do not count. Where the air is noisy the limit rises to twice the
-    air's level (the tenth percentile of the means: for the Rayleigh noise of air that is 1.9 standard
-    deviations above its mean, before averaging), at most to five times ``background``, so that tissue
-    in a tight field of view does not pass for air.
+    What counts as head: a voxel above ``background``, in any channel, for most of whose 5×5 neighbours the
+    mean of their own 5×5 is above it too, so that grains of noise do not count. Where the air is noisy
+    the limit rises to twice the air's level (the tenth percentile of the means: for the Rayleigh noise
+    of air that is 1.9 standard deviations above its mean, before averaging), at most to five times
+    ``background``, so that tissue in a tight field of view does not pass for air.
 
     When the GPU's memory is short, the number of windows at a time is halved until it suffices, and
     stays there.
@@ -221,13 +221,19 @@ class SliceWindowInferer(Inferer):
 def _head(slices: Tensor, background: float) -> Tensor:
     """Where there is head in ``slices`` (M, C, H, W): a boolean (M, H, W)."""
     values = slices.float()
-    means = F.avg_pool2d(values, kernel_size=5, stride=1, padding=2, count_include_pad=False).amax(dim=1)
+    means = _local_mean(values).amax(dim=1)
     sample = means.flatten()
     sample = sample[:: max(1, sample.numel() // 2**20)]
     air = torch.quantile(sample, 0.1).item()
     limit = min(max(background, 2 * air), 5 * background)
-    # The voxel itself as well: its neighbourhood's mean alone would widen the head by two voxels.
-    return (means > limit) & (values.amax(dim=1) > limit)
+    most_neighbours = _local_mean((means > limit).float()) > 0.5
+    # The voxel itself as well: its neighbours alone would widen the head by two voxels.
+    return most_neighbours & (values.amax(dim=1) > limit)
+
+
+def _local_mean(planes: Tensor) -> Tensor:
+    """The mean of 5×5 pixels, at the border of those that are there."""
+    return F.avg_pool2d(planes, kernel_size=5, stride=1, padding=2, count_include_pad=False)
 
 
 def _starts(occupied: np.ndarray, window: int, size: int, overlap: float) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,20 @@ def test_no_lesions_is_a_success(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_quiet_says_nothing_when_all_is_well(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cohort([save(tmp_path, "a", (LEFT,))], tmp_path / "out", quiet=True).run()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("kind", "heard"), [(FutureWarning, 0), (UserWarning, 1)])
+def test_what_libraries_plan_is_not_told_but_what_concerns_the_scan_is(
+    tmp_path: Path, kind: type[Warning], heard: int
+) -> None:
+    def warn(case: dict[str, Any]) -> dict[str, Any]:
+        warnings.warn("of a measure", kind, stacklevel=2)
+        return {}
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cohort([save(tmp_path, "a")], tmp_path / "out", measures=[warn], quiet=True).run()
+    assert sum(str(warning.message) == "of a measure" for warning in caught) == heard
 
 
 def test_debug_lets_the_error_through(tmp_path: Path) -> None:

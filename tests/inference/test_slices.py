@@ -166,7 +166,7 @@ def test_windows_without_head_are_not_computed() -> None:
 def test_noisy_air_is_air(level: float) -> None:
     torch.manual_seed(3)
     # Beside a head the noise counts for two voxels more: 32 × 24 hold this one all the same.
-    clean = volume((80, 60, 6), (slice(20, 48), slice(20, 40), slice(1, 5)))
+    clean = volume((200, 180, 6), (slice(20, 48), slice(20, 40), slice(1, 5)))
     noise = level * torch.randn(2, *clean.shape)
     noisy = ((clean + noise[0]) ** 2 + noise[1] ** 2).sqrt()
     network = pixelwise()
