@@ -104,6 +104,10 @@ RECIPES = {
 }
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def pretrain(
     model: Annotated[Model, typer.Option(help="Network to train.")],
     masks: Annotated[Path, typer.Option(help="Folder of stroke masks in MNI space.")],
@@ -407,12 +411,5 @@ def export_average(checkpoint: str | Path, output: str | Path, half: bool = True
     save_weights(weights, output, half=half)
 
 
-def main() -> None:
-    """The command."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(pretrain)
-    app()
-
-
 if __name__ == "__main__":
-    main()
+    app()
