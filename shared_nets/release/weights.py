@@ -121,7 +121,8 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path, half: bool = Fal
     Args:
         state: tensors by name, as ``network.state_dict()`` gives them.
         path: a ``.pt`` or ``.safetensors`` file; its folder is made if need be.
-        half: store floating-point values as float16, half the size; otherwise each keeps its type.
+        half: store kernels as float16, half the size; biases and batch norm's values, few and of wide range,
+            keep their type.
 
     Raises:
         WeightsError: if the ending is neither, a value is NaN or infinite, or too large for float16.
@@ -131,7 +132,7 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path, half: bool = Fal
     check_finite(state, f"{path} was not written: the state dict", "do not release these weights")
     plain = {key: state[key].detach().cpu().clone().contiguous() for key in sorted(state)}
     if half:
-        plain = {key: t.half() if t.is_floating_point() else t for key, t in plain.items()}
+        plain = {key: t.half() if t.is_floating_point() and t.ndim > 1 else t for key, t in plain.items()}
         check_finite(plain, f"{path} was not written: float16 of the state dict", "save it with half=False")
     if path.suffix == ".safetensors":
         data = safetensors.torch.save(plain)

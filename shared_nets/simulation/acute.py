@@ -19,6 +19,9 @@ from shared_nets.simulation.appearance import (
 from shared_nets.simulation.fields import smooth_field
 from shared_nets.simulation.scenes import Scene
 
+SKULL_BASE_MM = ((48.0, -18.0, -24.0), (40.0, 5.0, -28.0), (9.0, 48.0, -14.0), (10.0, 62.0, 2.0))
+"""Where air in the skull base brightens DWI on both sides: temporal and frontal base, right side, MNI mm."""
+
 
 def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tensor]:
     """
@@ -51,9 +54,10 @@ def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tens
     dwi = surrounded(rng, scene, dwi, scalp=(0.0, 0.5), skull=(0.0, 0.15), fluid=0.15)
     flair = surrounded(rng, scene, flair, scalp=(0.3, 1.6), skull=(0.02, 0.3), fluid=0.1)
     dwi = _with_susceptibility(rng, scene, dwi)
-    # DWI is brightest in the lesion, so that its tissue lies low in the range of 0–1.
-    dwi = scanned(rng, scene, dwi, level=rng.uniform(0.22, 0.62))
-    flair = scanned(rng, scene, flair, level=rng.uniform(0.35, 0.75))
+    # DWI is brightest in a large lesion or at the skull base, FLAIR in the scalp: where tissue comes to lie
+    # between 0 and 1 differs much from scan to scan.
+    dwi = scanned(rng, scene, dwi, level=rng.uniform(0.25, 0.8))
+    flair = scanned(rng, scene, flair, level=rng.uniform(0.22, 0.8))
     return torch.stack(_as_delivered(rng, dwi, flair, dwi_may_miss=age > 0.4)), label.float()
 
 
@@ -73,7 +77,7 @@ def _with_cerebellum(
     """Change the cerebellum's brightness: without, networks marked it."""
     y, z = scene.coordinates[..., 1], scene.coordinates[..., 2]
     cerebellum = torch.sigmoid((-30 - z) / 6) * torch.sigmoid((-35 - y) / 6)  # mm of MNI space
-    dwi = dwi * (1 + cerebellum * rng.uniform(-0.05, 0.35))
+    dwi = dwi * (1 + cerebellum * rng.uniform(-0.05, 0.8))
     return dwi, flair * (1 + cerebellum * rng.uniform(-0.1, 0.15))
 
 
@@ -103,19 +107,24 @@ def _brightening(rng: np.random.Generator, scene: Scene, csf: Tensor) -> tuple[T
 
 def _with_susceptibility(rng: np.random.Generator, scene: Scene, dwi: Tensor) -> Tensor:
     """
-    Bright artefacts of DWI where air meets brain: paired spots at the skull base, thin arcs at the rim.
+    Bright artefacts of DWI: paired at the skull base, thin arcs at the rim, all that lies near a neck coil.
 
     Nearly all that networks marked falsely lay at the skull base before these were simulated.
     """
     edge = torch.exp(-0.5 * (blur(scene.brain, 1.5) - 0.7).square() / 0.04) * (scene.brain > 0.2)
-    base = torch.sigmoid((-8 - scene.coordinates[..., 2]) / 8)
     field = smooth_field(rng, scene.coordinates, 14.0)[0]
-    mirrored = smooth_field(rng, scene.coordinates.abs(), 16.0)[0]
-    if rng.random() < 0.7:
-        spots = torch.sigmoid((mirrored + 0.4 * field - rng.uniform(0.2, 1.0)) * 5)
-        dwi = dwi + base * edge * spots * rng.uniform(0.2, 1.6)
+    folded = torch.cat([scene.coordinates[..., :1].abs(), scene.coordinates[..., 1:]], dim=-1)
+    for middle in SKULL_BASE_MM:
+        if rng.random() < 0.7:
+            centre = torch.tensor(middle + rng.normal(0, 5, 3), dtype=torch.float32)
+            sizes = torch.tensor(rng.uniform(6, 16, 3) * [1, 1, 0.6], dtype=torch.float32)
+            near = torch.exp(-0.5 * ((folded - centre) / sizes).square().sum(-1))
+            dwi = dwi + near * scene.brain * (1 + 0.5 * field).clip(0) * rng.uniform(0.2, 2.5)
     if rng.random() < 0.4:
         dwi = dwi + edge * torch.sigmoid((field - rng.uniform(0.6, 1.6)) * 5) * rng.uniform(0.1, 0.9)
+    if rng.random() < 0.75:
+        low = torch.sigmoid((-rng.uniform(25, 55) - scene.coordinates[..., 2]) / 7)
+        dwi = dwi * (1 + rng.uniform(0, 2.0) * low)
     return dwi
 
 

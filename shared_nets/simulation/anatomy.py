@@ -16,7 +16,7 @@ from torch import Tensor
 from shared_nets.data.loading import read_scan
 from shared_nets.errors import ScanGeometryError, UsageError
 
-CSF, GREY, WHITE, SCAN, DEPTH = range(5)
+CSF, GREY, WHITE, SCAN, CLOSENESS = range(5)
 """Channels of `Anatomy.maps`."""
 BRAIN_CENTRE_MM = (0.0, -18.0, 5.0)
 """Centre of the ICBM152 brain's bounding box in MNI space; brains from other spaces are moved there."""
@@ -34,7 +34,8 @@ class Anatomy:
     Attributes:
         name: where it comes from.
         maps: ``(5, X, Y, Z)`` float32: fractions of CSF, grey and white matter (0–1), the scan scaled so
-            that white matter is 1, and the distance from the brain in mm (0 inside, at most 24).
+            that white matter is 1, and `FAR_MM` less the distance from the brain's surface in mm (negative
+            inside), so that what lies beyond the volume, sampled as 0, is far.
         affine: 4×4, voxel to mm; RAS, near MNI space.
         has_head: whether the scan shows skull, face and neck.
     """
@@ -133,8 +134,10 @@ def anatomy_of(
         brain, scan = np.pad(brain, widths), np.pad(scan, widths)
         tissues = np.pad(tissues, [(0, 0), *widths])
         affine[:3, 3] -= affine[:3, :3] @ margin
-    depth = np.minimum(ndimage.distance_transform_edt(~brain, sampling=spacing), FAR_MM)
-    maps = np.concatenate([tissues, scan[None] / level, depth[None]]).astype(np.float32)
+    outside = ndimage.distance_transform_edt(~brain, sampling=spacing)
+    inside = ndimage.distance_transform_edt(brain, sampling=spacing)
+    depth = np.clip(outside - inside, -FAR_MM, FAR_MM)
+    maps = np.concatenate([tissues, scan[None] / level, FAR_MM - depth[None]]).astype(np.float32)
     return Anatomy(name, torch.from_numpy(maps), affine, has_head)
 
 

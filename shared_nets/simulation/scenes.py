@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared_nets.simulation.anatomy import BRAIN_CENTRE_MM, DEPTH, FAR_MM, SCAN, WHITE, Anatomy
+from shared_nets.simulation.anatomy import BRAIN_CENTRE_MM, CLOSENESS, FAR_MM, SCAN, WHITE, Anatomy
 from shared_nets.simulation.fields import plane_coordinates, rotation_matrix, sample, smooth_field, widen
 from shared_nets.simulation.lesions import PlacedLesion
 
 VENTRICLES_MM = np.array([[14.0, 18.0, 8.0], [18.0, -12.0, 22.0], [26.0, -42.0, 10.0]])
 """Right lateral ventricle in MNI space: frontal horn, body, trigone."""
-WIDEST = 0.65
+WIDEST = 0.75
 """Most that a ventricle is widened; see `fields.widen`."""
 
 
@@ -27,7 +27,7 @@ class Scene:
     Attributes:
         tissues: ``(3, planes, rows, columns)``: fractions of CSF, grey and white matter, 0–1.
         scan: the anatomy's own T1, white matter 1; ``(planes, rows, columns)`` as are the rest.
-        depth: distance from the brain in mm, 0 inside.
+        depth: distance from the brain's surface in mm, negative inside.
         lesion: how much of each pixel is in a lesion that is to be found, 0–1.
         coordinates: ``(planes, rows, columns, 3)``, mm in the output's space.
         has_head: whether ``scan`` shows skull and face.
@@ -65,12 +65,13 @@ def build_scene(
     """
     coordinates = _choose_planes(rng, anatomy, lesions, shape, spacing)
     inside = _deformed(rng, coordinates)
-    inside = _widen_ventricles(rng, inside, lesions)
+    # Mirrored first: from here on, sides are those of the anatomy and of the lesions.
     if rng.random() < 0.5:
         inside = inside * torch.tensor([-1.0, 1.0, 1.0])
+    inside = _widen_ventricles(rng, inside, lesions)
 
     maps = sample(anatomy.maps, anatomy.affine, inside)
-    depth = maps[DEPTH] + FAR_MM * (maps.sum(0) == 0)  # outside the anatomy's field of view
+    depth = FAR_MM - maps[CLOSENESS]
     lesion = torch.zeros_like(depth)
     for placed in lesions:
         lesion = torch.maximum(lesion, placed.fraction(rng, inside))
@@ -116,7 +117,7 @@ def _widen_ventricles(rng: np.random.Generator, inside: Tensor, lesions: Sequenc
     Networks trained without such ventricles took the one beside a lesion for lesion.
     """
     both = max(0.0, rng.normal(0.15, 0.2))
-    one = rng.uniform(0, 0.5) if rng.random() < (0.5 if lesions else 0.35) else 0.0
+    one = rng.uniform(0.1, 0.7) if rng.random() < (0.75 if lesions else 0.5) else 0.0
     side = rng.choice([-1.0, 1.0])
     if lesions and rng.random() < 0.8:
         side = np.sign(lesions[0].points()[:, 0].mean()) or 1.0

@@ -13,6 +13,8 @@ from shared_nets.simulation.scenes import Scene
 
 TEMPLATE_LEVELS = (0.3, 0.72, 1.0)
 """CSF, grey and white matter in the anatomies' own T1 scans, white matter being 1."""
+VENTRICLE_DEPTH_MM = -15.0
+"""Fluid further than this under the brain's surface lies in a ventricle, not in a sulcus."""
 
 
 def t1_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tensor]:
@@ -44,7 +46,7 @@ def t1_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tensor]
     image = _with_lesion(rng, scene, healthy, csf, grey)
     label = _visible_lesion(scene, (healthy - image) / (1 - csf), tissues[CSF])
     image = surrounded(rng, scene, image, scalp=(0.7, 1.6), skull=(0.03, 0.35), fluid=csf)
-    image = scanned(rng, scene, image, level=rng.uniform(0.5, 0.97))
+    image = scanned(rng, scene, image, level=rng.uniform(0.35, 0.97))
     return image[None], label.float()
 
 
@@ -93,4 +95,6 @@ def _visible_lesion(scene: Scene, darkening: Tensor, csf: Tensor) -> Tensor:
     fluid_before = (csf > 0.6) & (scene.lesion > 0.5)
     label = closed(visible | fluid_before) & (scene.lesion > 0.4)
     # Where nearly all is fluid, the lesion is a sulcus: only tissue counts.
-    return visible if visible.sum() < 0.25 * label.sum() else label
+    label = visible if visible.sum() < 0.25 * label.sum() else label
+    # A mask may reach into the ventricle; the reader leaves it out.
+    return label & ~((csf > 0.5) & (scene.depth < VENTRICLE_DEPTH_MM))

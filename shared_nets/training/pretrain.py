@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from math import cos, pi
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ import torch
 import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader
 
 from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, tell_errors_in_words
@@ -97,7 +98,7 @@ RECIPES = {
     Model.xnet: Recipe(
         XNet,
         t1_contrast,
-        (Stage(0.55, 2.0, (112, 96), 8), Stage(1.0, 1.0, (224, 192), 4)),
+        (Stage(0.6, 2.0, (112, 96), 8), Stage(1.0, 1.0, (224, 192), 4)),
         learning_rate=1e-3,
     ),
     Model.cnnres: Recipe(CNNRes, acute_contrast, (Stage(1.0, 1.5, (160, 160), 8),), learning_rate=5e-4),
@@ -130,7 +131,7 @@ def pretrain(
     print(f"{len(heads)} anatomies, {len(shapes)} lesion shapes", flush=True)
     train(RECIPES[model], heads, shapes, output, minutes, seed)
     if export is not None:
-        export_average(output, export)
+        export_average(RECIPES[model], output, export, heads, shapes, seed)
         print(f"Wrote {export}")
 
 
@@ -392,14 +393,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def export_average(checkpoint: str | Path, output: str | Path, half: bool = True) -> None:
+def export_average(
+    recipe: Recipe,
+    checkpoint: str | Path,
+    output: str | Path,
+    anatomies: Sequence[Anatomy],
+    lesions: Sequence[LesionShape],
+    seed: int = 0,
+    batches: int = 100,
+) -> None:
     """
-    Write the averaged weights of a pretraining as a plain state dict, to be shipped.
+    Write the averaged weights of a pretraining as a plain state dict in half precision, to be shipped.
+
+    The average of batch norm's statistics does not fit the average of the weights, so the statistics are
+    taken anew from simulated slices of the last stage.
 
     Args:
+        recipe: what was trained.
         checkpoint: what `train` wrote; it may still be training.
         output: a ``.pt`` or ``.safetensors`` file.
-        half: store float16, half the size.
+        anatomies: heads to draw from.
+        lesions: lesion shapes to draw from.
+        seed: of the slices for the statistics.
+        batches: how many batches of them.
 
     Raises:
         WeightsError: if ``checkpoint`` is none, or its weights are not finite.
@@ -407,8 +423,11 @@ def export_average(checkpoint: str | Path, output: str | Path, half: bool = True
     """
     prefix = "module."
     average = read_checkpoint(checkpoint)["average"]
-    weights = {key[len(prefix) :]: value for key, value in average.items() if key.startswith(prefix)}
-    save_weights(weights, output, half=half)
+    network = recipe.network()
+    network.load_state_dict({k[len(prefix) :]: v for k, v in average.items() if k.startswith(prefix)})
+    stream = _batches(recipe, recipe.stages[-1], anatomies, lesions, seed)
+    update_bn((batch["image"] for batch in islice(stream, batches)), network)
+    save_weights(network.state_dict(), output, half=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from shared_nets.errors import ScanGeometryError, ScanNotFoundError, UnreadableScanError, UsageError
 from shared_nets.simulation import icbm_anatomy, scan_anatomy
-from shared_nets.simulation.anatomy import BRAIN_CENTRE_MM, CSF, DEPTH, FAR_MM, GREY, SCAN, WHITE
+from shared_nets.simulation.anatomy import BRAIN_CENTRE_MM, CLOSENESS, CSF, FAR_MM, GREY, SCAN, WHITE
 from tests.simulation import heads
 
 
@@ -23,8 +23,9 @@ def test_padding_keeps_the_place_and_gives_distances() -> None:
     np.testing.assert_allclose(
         nib.affines.apply_affine(anatomy.affine, np.argwhere(brain.numpy())).mean(0), before, atol=1e-6
     )
-    depth = anatomy.maps[DEPTH]
-    assert (depth[brain] == 0).all()
+    depth = FAR_MM - anatomy.maps[CLOSENESS]
+    assert (depth[brain] < 0).all()
+    assert (depth[~brain] > 0).all()
     assert depth.max() == FAR_MM
     # Along x, from the brain's centre to the right, the surface is the ellipsoid's radius away.
     right = (

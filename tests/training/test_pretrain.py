@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from shared_nets import XNet
 from shared_nets.errors import OutputError, ScanNotFoundError, UsageError, WeightsError
 from shared_nets.release import load_into, load_weights
-from shared_nets.simulation import t1_contrast
+from shared_nets.simulation import SimulatedSlices, t1_contrast
 from shared_nets.training.pretrain import (
     Recipe,
     Run,
@@ -65,9 +66,10 @@ def test_training_runs_through_its_stages_resumes_and_exports(tmp_path: Path) ->
     assert second["minutes"] >= 0.06
     assert os.listdir(checkpoint.parent) == ["tiny.ckpt"]
 
-    export_average(checkpoint, tmp_path / "model.pt", half=False)
+    export_average(recipe(), checkpoint, tmp_path / "model.pt", [heads.brain()], [heads.ball()], batches=3)
     for key, value in load_into(Tiny(), tmp_path / "model.pt").state_dict().items():
-        assert torch.equal(value, second["average"][f"module.{key}"])
+        if "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(value, second["average"][f"module.{key}"], rtol=1e-3, atol=1e-6)
 
 
 def test_a_run_goes_on_exactly_where_it_was_saved(tmp_path: Path) -> None:
@@ -91,12 +93,29 @@ def test_a_run_goes_on_exactly_where_it_was_saved(tmp_path: Path) -> None:
 def test_exported_weights_fit_the_network_in_half_precision(tmp_path: Path) -> None:
     run = Run(recipe(XNet))
     run.save(tmp_path / "xnet.ckpt")
-    export_average(tmp_path / "xnet.ckpt", tmp_path / "model.safetensors")
+    export = tmp_path / "model.safetensors"
+    export_average(recipe(XNet), tmp_path / "xnet.ckpt", export, [heads.brain()], [heads.ball()], batches=1)
     assert (tmp_path / "model.safetensors").stat().st_size < 32e6
     weights = load_weights(tmp_path / "model.safetensors")
     XNet().load_state_dict(weights, strict=True)
-    for key, value in run.network.state_dict().items():
-        torch.testing.assert_close(weights[key], value, rtol=1e-3, atol=1e-6)
+    for key, value in run.network.named_parameters():
+        torch.testing.assert_close(weights[key], value.detach(), rtol=1e-3, atol=1e-6)
+
+
+def test_exported_statistics_are_those_of_the_averaged_weights(tmp_path: Path) -> None:
+    run = Run(recipe())
+    norm = run.average.module[1]
+    norm.running_mean += 1000  # an average of other networks' statistics, which fits none
+    run.save(tmp_path / "tiny.ckpt")
+    export_average(
+        recipe(), tmp_path / "tiny.ckpt", tmp_path / "model.pt", [heads.brain()], [heads.ball()], batches=4
+    )
+    network = load_into(Tiny(), tmp_path / "model.pt")
+    slices = SimulatedSlices([heads.brain()], [heads.ball()], t1_contrast, (48, 48), 4.0, seed=7)
+    images = torch.stack([case["image"] for case in islice(iter(slices), 16)])
+    with torch.no_grad():
+        seen = network[0](images)
+    torch.testing.assert_close(network[1].running_mean, seen.mean((0, 2, 3)), rtol=0.3, atol=0.05)
 
 
 def test_the_learning_rate_warms_up_and_ends_low() -> None:
@@ -174,7 +193,7 @@ def test_a_checkpoint_of_another_network_is_told(tmp_path: Path) -> None:
 
 def test_exporting_what_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"gone.ckpt is not there"):
-        export_average(tmp_path / "gone.ckpt", tmp_path / "model.pt")
+        export_average(recipe(), tmp_path / "gone.ckpt", tmp_path / "model.pt", [], [])
 
 
 def test_an_output_that_cannot_be_written_is_told_before_any_work(tmp_path: Path) -> None:
