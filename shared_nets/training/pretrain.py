@@ -117,8 +117,9 @@ def pretrain(
         Path | None, typer.Option(help="Folder of T1 scans without lesions, with anatomies.json.")
     ] = None,
     export: Annotated[
-        Path | None, typer.Option(help="model.pt or .safetensors to write when done, in half precision.")
+        Path | None, typer.Option(help="model.pt or .safetensors to write the averaged weights to when done.")
     ] = None,
+    half: Annotated[bool, typer.Option("--half/--full", help="Precision of the export.")] = True,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; simulation takes another process.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of initial weights and simulation.")] = 0,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -130,7 +131,7 @@ def pretrain(
     print(f"{len(heads)} anatomies, {len(shapes)} lesion shapes", flush=True)
     train(RECIPES[model], heads, shapes, output, minutes, seed)
     if export is not None:
-        export_average(output, export)
+        export_average(output, export, half)
         print(f"Wrote {export}")
 
 
