@@ -31,6 +31,16 @@ class Done:
     out: str
     err: str
 
+    @property
+    def told(self) -> str:
+        """What it said on standard error, without MONAI's own warning that configs are programs."""
+        lines = self.err.splitlines(keepends=True)
+        return "".join(
+            line
+            for line in lines
+            if "parsing config_file" not in line and line != "  workflow = create_workflow(\n"
+        )
+
 
 def run(module: str, *arguments: object, cwd: Path | None = None, **environment: str) -> Done:
     """``python -m MODULE ARGUMENTS``, in a working directory, with more environment variables."""
@@ -64,7 +74,7 @@ def _main(words: Sequence[str], cwd: Path, environment: dict[str, str], out: Pat
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
     os.environ |= environment
     os.chdir(cwd)
-    sys.path[0] = str(ROOT)
+    sys.path[:0] = [str(cwd), str(ROOT)]
     sys.argv = list(words)
     try:
         runpy.run_module(words[0], run_name="__main__", alter_sys=True)
@@ -76,6 +86,3 @@ def _main(words: Sequence[str], cwd: Path, environment: dict[str, str], out: Pat
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-
-
-__all__ = ["ROOT", "Done", "bundle", "run", "strokeseg"]

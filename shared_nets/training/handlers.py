@@ -20,7 +20,7 @@ from shared_nets.release.weights import save_weights, written_whole
 
 def checkpoint_folder(bundle_root: str, output_dir: str) -> str:
     """
-    Where training writes ``model.pt`` (the best weights so far) and ``last.pt`` (what resuming needs).
+    Where training writes ``model.pt`` (the best weights so far) and ``last.ckpt`` (what resuming needs).
 
     ``models`` in the output folder, so that the shipped weights are never overwritten unasked; inside
     MONAI Label, which reads ``models/model.pt`` back after training, the bundle's own ``models``. The
@@ -42,7 +42,7 @@ class Checkpoints:
     """
     Keeps the best weights and all that a run needs to go on, and goes on from it when asked to.
 
-    After every epoch ``last.pt`` is written, and ``model.pt``, a plain state dict, when the validation's key
+    After every epoch ``last.ckpt`` is written, and ``model.pt``, a plain state dict, when the validation's key
     metric is the best so far, or every time when there is no validation. Both are written under a temporary
     name and renamed, so a killed run leaves the last whole ones. Among several processes the first writes.
 
@@ -51,7 +51,7 @@ class Checkpoints:
         network: its weights are ``model.pt``.
         state: further objects with ``state_dict`` and ``load_state_dict``: optimizer, scheduler.
         validator: the engine that validates, in a handler that stands before this one; None when nothing is.
-        resume: start from ``last.pt``.
+        resume: start from ``last.ckpt``.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Checkpoints:
         resume: bool = False,
     ) -> None:
         self.best = Path(folder) / "model.pt"
-        self.last = Path(folder) / "last.pt"
+        self.last = Path(folder) / "last.ckpt"
         self.network = network
         self.state = {"network": network, **state}
         self.validator = validator
@@ -100,7 +100,7 @@ class Checkpoints:
 
     def load(self, engine: Engine) -> None:
         """
-        Read ``last.pt``.
+        Read ``last.ckpt``.
 
         Raises:
             WeightsError: if it is not there or does not fit.
