@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # paragraphs of docstrings are filled anew
 )
 weights_app = typer.Typer(help="Weight files.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
@@ -97,7 +98,12 @@ def predict(
         settings["dataset_dir"] = [str(path) for path in scans]
     else:
         settings["dataset_dir"] = [[str(path) if path else None for path in (dwi, flair)]]
-    run_inference(bundle or bundle_folder(model.value), settings, debug)
+    tell_errors_in_words(debug)
+    try:
+        folder = bundle_folder(model.value, bundle)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    run_inference(folder, settings)
 
 
 @app.command("import-keras")
@@ -125,43 +131,42 @@ def restore_weights(
     print(f"Wrote {restore_shipped(bundle)}")
 
 
-def bundle_folder(model: str) -> Path:
+def bundle_folder(model: str, bundle: Path | None = None) -> Path:
     """
-    The bundle that lies beside this package, as in the repository.
+    The bundle to run: one that the user names, or the one beside this package, as in the repository.
 
     Args:
         model: ``xnet`` or ``cnnres``.
+        bundle: the folder named.
 
     Raises:
-        UsageError: if it is not there.
+        UsageError: if there is no bundle.
     """
-    folder = Path(__file__).resolve().parents[1] / f"{model}_bundle"
+    folder = bundle or Path(__file__).resolve().parents[1] / f"{model}_bundle"
     if not (folder / "configs" / "inference.json").is_file():
-        raise UsageError(f"{folder}: the bundle is not there; name its folder with --bundle.")
+        raise UsageError(f"{folder} is no bundle (no configs/inference.json): name one's folder with --bundle.")
     return folder
 
 
-def run_inference(bundle: Path, settings: dict[str, Any], debug: bool = False) -> None:
+def run_inference(bundle: Path, settings: dict[str, Any]) -> None:
     """
     Run a bundle's inference.json with settings overridden.
 
     Args:
         bundle: the bundle's folder.
         settings: values by their id in inference.json.
-        debug: show tracebacks.
 
     Raises:
-        UsageError: if the folder holds no inference.json.
+        StrokeSegError: if nothing can be segmented.
         SystemExit: with code 1 if a scan failed.
     """
-    tell_errors_in_words(debug)
-    config = bundle / "configs" / "inference.json"
-    if not config.is_file():
-        raise UsageError(f"{config}: there is no such file; name a bundle's folder with --bundle.")
     from monai.bundle import ConfigWorkflow
 
     workflow = ConfigWorkflow(
-        config_file=str(config), workflow_type="infer", bundle_root=str(bundle), **settings
+        config_file=str(bundle / "configs" / "inference.json"),
+        workflow_type="infer",
+        bundle_root=str(bundle),
+        **settings,
     )
     workflow.initialize()
     workflow.run()

@@ -8,12 +8,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Events
 from monai.data import Dataset, list_data_collate
 from monai.engines import Evaluator
+from torch import distributed
 from tqdm import tqdm
 
 from shared_nets.errors import OutputError, StrokeSegError, WeightsError, own_error
@@ -53,7 +56,8 @@ class Cohort:
 
     The next scan is loaded in the background while the network works on this one. After each scan the
     table is written anew. A scan that fails is a row with the reason, and the others go on; an output folder
-    that cannot be written, or unusable weights, end the run.
+    that cannot be written, or unusable weights, end the run. Several processes (``torchrun``) share the
+    scans, and the first writes the table of all.
 
     Args:
         evaluator: a MONAI evaluator; its handlers write what is to be written. Its data loader is replaced.
@@ -114,28 +118,46 @@ class Cohort:
             if self.debug:
                 raise
             stopped = str(error)
-        self._tell(stopped)
-        if self.finish is not None and any(row["status"] == "ok" for row in self.rows):
-            self.finish(self.table)
+        stopped = self._gather(stopped)
+        if idist.get_rank() == 0:
+            self._tell(stopped)
+            if self.finish is not None and any(row["status"] == "ok" for row in self.rows):
+                self.finish(self.table)
         if stopped or any(row["status"] == "failed" for row in self.rows):
             raise SystemExit(1)
         return self.rows
 
     def _run_all(self) -> None:
         names = [str(case["name"]) for case in self.dataset.data]
+        first, step = idist.get_rank(), idist.get_world_size()
         background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-scan")
         try:
-            coming = background.submit(self._load, 0)
-            with tqdm(total=len(names), unit="scan", disable=self.quiet, file=sys.stderr) as bar:
-                for index, name in enumerate(names):
+            coming = background.submit(self._load, first)
+            mine = range(first, len(names), step)
+            with tqdm(total=len(mine), unit="scan", disable=self.quiet, file=sys.stderr) as bar:
+                for index in mine:
+                    name = names[index]
                     bar.set_description(name[:32])
                     # One worker: the next scan starts to load when this one has loaded, not before.
-                    this, coming = coming, background.submit(self._load, index + 1)
+                    this, coming = coming, background.submit(self._load, index + step)
                     self.rows.append(self._run_one(name, this.result))
-                    write_table(self.table, self.rows, self._columns())
+                    if first == 0:
+                        write_table(self.table, self.rows, self._columns())
                     bar.update()
         finally:
             background.shutdown(cancel_futures=True)
+
+    def _gather(self, stopped: str) -> str:
+        """Take all processes' rows, in the dataset's order, into the first one's table; what stopped any."""
+        if idist.get_world_size() == 1:
+            return stopped
+        parts: list[Any] = [None] * idist.get_world_size()
+        distributed.all_gather_object(parts, (self.rows, stopped))
+        self.rows = [row for turn in zip_longest(*(rows for rows, _ in parts)) for row in turn if row]
+        stopped = next((told for _, told in parts if told), "")
+        if idist.get_rank() == 0 and not stopped:
+            write_table(self.table, self.rows, self._columns())
+        return stopped
 
     def _load(self, index: int) -> tuple[Case, float]:
         """The case and the seconds its loading took; nothing past the last one."""

@@ -1,4 +1,4 @@
-"""Handlers of the training engine: the state to resume from, and progress."""
+"""Handlers of the training engine: the weights kept, the state to resume from, and progress."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from torch import nn
 from tqdm import tqdm
 
 from shared_nets.errors import UsageError, WeightsError
+from shared_nets.release.weights import save_weights, written_whole
 
 
 def checkpoint_folder(bundle_root: str, output_dir: str) -> str:
     """
-    Where training writes ``model.pt`` (the best weights so far) and ``last.pt`` (what resuming needs).
+    Where training writes ``model.pt`` (the best weights so far) and ``last.ckpt`` (what resuming needs).
 
     ``models`` in the output folder, so that the shipped weights are never overwritten unasked; inside
     MONAI Label, which reads ``models/model.pt`` back after training, the bundle's own ``models``. The
@@ -28,26 +30,43 @@ def checkpoint_folder(bundle_root: str, output_dir: str) -> str:
         bundle_root: the bundle's folder.
         output_dir: the run's folder.
     """
-    in_monai_label = "monailabel" in sys.modules or "MONAI_LABEL_APP_DIR" in os.environ
-    return str(Path(bundle_root if in_monai_label else output_dir) / "models")
+    return str(Path(bundle_root if in_monai_label() else output_dir) / "models")
 
 
-class LastCheckpoint:
+def in_monai_label() -> bool:
+    """Whether this process is MONAI Label's, or was started by it."""
+    return "monailabel" in sys.modules or "MONAI_LABEL_APP_DIR" in os.environ
+
+
+class Checkpoints:
     """
-    Saves all that a run needs to go on, after every epoch, and goes on from it when asked to.
+    Keeps the best weights and all that a run needs to go on, and goes on from it when asked to.
 
-    The file is written under a temporary name and renamed, so a killed run leaves the last whole one.
+    After every epoch ``last.ckpt`` is written, and ``model.pt``, a plain state dict, when the validation's key
+    metric is the best so far, or every time when there is no validation. Both are written under a temporary
+    name and renamed, so a killed run leaves the last whole ones. Among several processes the first writes.
+
+    Args:
+        folder: where both are kept.
+        network: its weights are ``model.pt``.
+        state: further objects with ``state_dict`` and ``load_state_dict``: optimizer, scheduler.
+        validator: the engine that validates, in a handler that stands before this one; None when nothing is.
+        resume: start from ``last.ckpt``.
     """
 
-    def __init__(self, folder: str, state: Mapping[str, Any], resume: bool = False) -> None:
-        """
-        Args:
-            folder: where ``last.pt`` is kept.
-            state: objects with ``state_dict`` and ``load_state_dict``: network, optimizer, scheduler.
-            resume: start from ``last.pt``.
-        """
-        self.path = Path(folder) / "last.pt"
-        self.state = state
+    def __init__(
+        self,
+        folder: str,
+        network: nn.Module,
+        state: Mapping[str, Any],
+        validator: Engine | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.best = Path(folder) / "model.pt"
+        self.last = Path(folder) / "last.ckpt"
+        self.network = network
+        self.state = {"network": network, **state}
+        self.validator = validator
         self.resume = resume
 
     def attach(self, engine: Engine) -> None:
@@ -60,44 +79,67 @@ class LastCheckpoint:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def save(self, engine: Engine) -> None:
-        """Write ``last.pt``; among several processes, the first does."""
+        """
+        Write the files of the epoch just done.
+
+        Raises:
+            WeightsError: if weights have become NaN or infinite.
+            OutputError: if a file cannot be written.
+        """
         if idist.get_rank() > 0:
             return
+        if self.validator is None or self.validator.state.best_metric_epoch == engine.state.epoch:
+            save_weights(self.network.state_dict(), self.best)
         content = {name: thing.state_dict() for name, thing in self.state.items()}
         content["trainer"] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        torch.save(content, part)
-        os.replace(part, self.path)
+        if self.validator is not None:
+            best = self.validator.state
+            content["best"] = {"metric": float(best.best_metric), "epoch": best.best_metric_epoch}
+        with written_whole(self.last) as part:
+            torch.save(content, part)
 
     def load(self, engine: Engine) -> None:
         """
-        Read ``last.pt``.
+        Read ``last.ckpt``.
 
         Raises:
             WeightsError: if it is not there or does not fit.
             UsageError: if it already has all the epochs asked for.
         """
-        if not self.path.is_file():
-            raise WeightsError(f"{self.path}: there is no run to resume; start one without resume.")
+        if not self.last.is_file():
+            raise WeightsError(f"{self.last}: there is no run to resume; start one without resume.")
         try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            content = torch.load(self.last, map_location="cpu", weights_only=True)
             for name, thing in self.state.items():
                 thing.load_state_dict(content[name])
-            done = content["trainer"]
+            done, best = content["trainer"], content.get("best")
         except Exception as error:
             raise WeightsError(
-                f"{self.path}: cannot be resumed from ({type(error).__name__}); was it made with other settings?"
+                f"{self.last}: cannot be resumed from ({type(error).__name__}); was it made with other settings?"
             ) from error
         if done["epoch"] >= (engine.state.max_epochs or 0):
             raise UsageError(
-                f"{self.path}: this run already has {done['epoch']} epochs; raise max_epochs to go on."
+                f"{self.last}: this run already has {done['epoch']} epochs; raise max_epochs to go on."
             )
         engine.state.epoch, engine.state.iteration = done["epoch"], done["iteration"]
+        if self.validator is not None and best is not None:
+            # Or the first validation would pass for the best one.
+            self.validator.state.best_metric = best["metric"]
+            self.validator.state.best_metric_epoch = best["epoch"]
 
 
 class Progress:
-    """One progress bar over the whole training: iterations done, time left, loss and validation Dice."""
+    """
+    One progress bar over the whole training (batches done, time left, loss, validation), then a summary.
+
+    Args:
+        folder: where the weights are, for the summary.
+        validator: the engine that validates; None when nothing is.
+    """
+
+    def __init__(self, folder: str, validator: Engine | None = None) -> None:
+        self.weights = Path(folder) / "model.pt"
+        self.validator = validator
 
     def attach(self, engine: Engine) -> None:
         """
@@ -106,24 +148,49 @@ class Progress:
         """
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.tell_validation)
         engine.add_event_handler(Events.COMPLETED, self.stop)
-        engine.add_event_handler(Events.TERMINATE, self.stop)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
 
     def start(self, engine: Engine) -> None:
         """Open the bar."""
         total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
-        self.bar = tqdm(total=total or None, unit="batch", dynamic_ncols=True)
-        self.bar.update(engine.state.iteration)
+        self.bar = tqdm(
+            total=total or None, initial=engine.state.iteration, unit="batch", dynamic_ncols=True
+        )
 
     def step(self, engine: Engine) -> None:
-        """Move the bar by one iteration."""
-        output = engine.state.output
+        """Move the bar by one batch."""
+        output: Any = engine.state.output
         loss = (output[0] if isinstance(output, list) else output)["loss"]
-        self.bar.set_description(
-            f"epoch {engine.state.epoch}/{engine.state.max_epochs}, loss {float(loss):.4f}"
-        )
-        self.bar.update(1)
+        epoch = f"epoch {engine.state.epoch}/{engine.state.max_epochs}"
+        self.bar.set_description(f"{epoch}, loss {float(loss):.4f}", refresh=False)
+        self.bar.update()
+
+    def tell_validation(self, engine: Engine) -> None:
+        """Show the last and the best validation beside the bar."""
+        if self.validator is not None and self.validator.state.metrics:
+            last, best = _key_metric(self.validator), self.validator.state.best_metric
+            self.bar.set_postfix_str(f"validation Dice {last:.3f}, best {float(best):.3f}")
 
     def stop(self, engine: Engine) -> None:
-        """Close the bar."""
+        """Close the bar; say what came out and where it is."""
         self.bar.close()
+        print(f"Trained for {engine.state.epoch} epochs{self._best()}.")
+        print(f"Weights: {self.weights.resolve()}")
+
+    def fail(self, engine: Engine, error: Exception) -> None:
+        """Close the bar, so that the error stands on a line of its own."""
+        if hasattr(self, "bar"):
+            self.bar.close()
+        raise error
+
+    def _best(self) -> str:
+        if self.validator is None or self.validator.state.best_metric_epoch < 0:
+            return ", without validation"
+        state = self.validator.state
+        return f"; best validation Dice {float(state.best_metric):.3f} in epoch {state.best_metric_epoch}"
+
+
+def _key_metric(validator: Engine) -> float:
+    return float(validator.state.metrics[validator.state.key_metric_name])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def local_device() -> torch.device:
@@ -21,3 +22,17 @@ def join_processes() -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def parallel(network: nn.Module, device: torch.device | str) -> DistributedDataParallel:
+    """
+    The network as one of several that learn together.
+
+    Args:
+        network: on its device.
+        device: that device. Between GPUs batch norms share their statistics; PyTorch has no such batch norm
+            for CPUs.
+    """
+    if torch.device(device).type != "cuda":
+        return DistributedDataParallel(network)
+    return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(network), device_ids=[device])

@@ -1,0 +1,512 @@
+"""The bundles' configs, each run for real: from any folder, on every kind of data, with what users override."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from tests.commands import ROOT, Done, bundle, run
+from tests.conftest import MODALITIES, NETWORKS
+from tests.heads import head, lesion_mask, write
+
+Folders = Mapping[str, Path]
+both = pytest.mark.parametrize("name", list(NETWORKS))
+
+
+def config(folder: Path, *files: str) -> str:
+    """``--config_file`` of one file of a bundle, or several laid over each other."""
+    paths = [str(folder / "configs" / f"{file}.json") for file in files]
+    return paths[0] if len(paths) == 1 else str(paths)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def items(tree: Path, name: str, numbers: range | list[int], **keys: Any) -> list[dict[str, Any]]:
+    """A data list's items for cases of a tree, paths relative to it."""
+    endings = [""] if name == "xnet" else [f"_{i:04d}" for i in range(len(MODALITIES[name]))]
+    images = [[f"imagesTr/case{n}{ending}.nii.gz" for ending in endings] for n in numbers]
+    return [
+        {"image": image if len(image) > 1 else image[0], "label": f"labelsTr/case{n}.nii.gz", **keys}
+        for n, image in zip(numbers, images, strict=True)
+    ]
+
+
+# ---- what MONAI expects of a bundle ----
+
+
+@both
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [(("train",), "train"), (("train", "evaluate"), "train"), (("inference",), "infer")],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+)
+def test_every_property_is_there(
+    trees: Folders, bundles: Folders, name: str, files: tuple[str, ...], kind: str
+) -> None:
+    folder = ROOT / f"{name}_bundle"
+    workflow = ConfigWorkflow(
+        config_file=[str(folder / "configs" / f"{file}.json") for file in files],
+        workflow_type=kind,
+        bundle_root=str(folder),
+        dataset_dir=str(trees[name]),
+        quiet=True,
+        **({} if files == ("train",) else {"weights": str(bundles[name] / "models" / "model.pt")}),
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    absent = {key for key in workflow.properties if getattr(workflow, key) is None}
+    # Evaluation and inference compute no metric inside the engine.
+    assert absent <= {"key_metric", "val_key_metric"}
+    assert isinstance(workflow.network_def, NETWORKS[name])
+
+
+@both
+def test_mixed_precision_is_for_gpus(name: str) -> None:
+    parser = ConfigParser()
+    parser.read_config(ROOT / f"{name}_bundle" / "configs" / "train.json")
+    for device, amp in (("cpu", False), ("cuda", True), ("$torch.device('cuda', 1)", True)):
+        parser.update({"device": device})
+        parser.parse(reset=True)
+        assert parser.get_parsed_content("amp") is amp
+
+
+# ---- data ----
+
+
+def sections(folder: Path, data: Path, **settings: Any) -> tuple[list[str], list[str]]:
+    """Names of the cases that would train and validate."""
+    workflow = ConfigWorkflow(
+        config_file=config(folder, "train"), workflow_type="train", dataset_dir=str(data), **settings
+    )
+    workflow.initialize()
+    return tuple(
+        [case["name"] for case in workflow.parser.get_parsed_content(f"{part}#dataset#data")]
+        for part in ("train", "validate")
+    )
+
+
+@both
+def test_tree_and_lists(trees: Folders, bundles: Folders, tmp_path: Path, name: str) -> None:
+    tree, folder = trees[name], bundles[name]
+    train, validate = sections(folder, tree)
+    assert len(train) == 4
+    assert len(validate) == 1
+    assert {*train, *validate} == {f"case{n}" for n in range(1, 6)}
+
+    folds = [items(tree, name, [n], fold=n % 2)[0] for n in range(1, 6)]
+    (tree / "folds.json").write_text(json.dumps({"training": folds}))
+    assert sections(folder, tree / "folds.json", fold=1) == (["case2", "case4"], ["case1", "case3", "case5"])
+    assert sections(folder, tree / "folds.json", fold=0) == (["case1", "case3", "case5"], ["case2", "case4"])
+
+    content = {"training": items(tree, name, [1, 2]), "validation": items(tree, name, [3])}
+    (tree / "sections.json").write_text(json.dumps(content))
+    assert sections(folder, tree / "sections.json") == (["case1", "case2"], ["case3"])
+
+
+@both
+def test_training_samples_are_slices_with_their_labels(trees: Folders, bundles: Folders, name: str) -> None:
+    workflow = ConfigWorkflow(
+        config_file=config(bundles[name], "train"),
+        workflow_type="train",
+        dataset_dir=str(trees[name]),
+        quiet=True,
+        slices_per_scan=3,
+    )
+    workflow.initialize()
+    samples = workflow.train_dataset[0]
+    assert len(samples) == 3
+    for sample in samples:
+        assert sample["image"].shape == (len(MODALITIES[name]), 32, 32)
+        assert sample["label"].shape == (1, 32, 32)
+        assert 0 <= sample["image"].min() <= sample["image"].max() <= 1
+        lesion = sample["label"][0] > 0
+        if name == "xnet" and lesion.any():  # lesions are dark on T1: label and image turned alike
+            assert sample["image"][0][lesion].mean() < 0.6
+        if name == "cnnres":
+            assert lesion.any()  # as in the paper, only slices with lesion
+            shown = [channel for channel in sample["image"] if channel.any()]
+            assert all(channel[lesion].mean() > 2 * channel[~lesion].mean() for channel in shown)
+
+
+def test_dwi_alone(bundles: Folders, tmp_path: Path) -> None:
+    for number in (1, 2):
+        mask = lesion_mask(number)
+        write(tmp_path / "imagesTr" / f"p{number}_0000.nii.gz", head("DWI", mask, number))
+        write(tmp_path / "labelsTr" / f"p{number}.nii.gz", mask)
+    assert sorted(sum(sections(bundles["cnnres"], tmp_path), [])) == ["p1", "p2"]
+    done = bundle(
+        config_file=config(bundles["cnnres"], "train"),
+        dataset_dir=tmp_path,
+        output_dir=tmp_path / "run",
+        max_epochs=1,
+        slices_per_scan=1,
+    )
+    assert done.code == 0, done.err
+    done = bundle(
+        config_file=config(bundles["cnnres"], "inference"),
+        bundle_root=bundles["cnnres"],
+        dataset_dir=tmp_path / "imagesTr",
+        output_dir=tmp_path / "out",
+    )
+    assert done.code == 0, done.err
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.nii.gz")) == [
+        "p1_label-lesion_mask.nii.gz",
+        "p2_label-lesion_mask.nii.gz",
+    ]
+
+
+# ---- inference, from anywhere ----
+
+
+@both
+def test_inference_from_any_folder(trees: Folders, bundles: Folders, tmp_path: Path, name: str) -> None:
+    """From the bundle's folder, from the folder above it, and from one that has nothing to do with it."""
+    folder = bundles[name]
+    near = os.path.relpath(trees[name], tmp_path)
+    inside = bundle(
+        "inference", config_file="configs/inference.json", dataset_dir=trees[name], output_dir=tmp_path / "a",
+        cwd=folder,
+    )  # fmt: skip
+    above = bundle(
+        config_file=f"{folder.name}/configs/inference.json", bundle_root=folder.name,
+        dataset_dir=trees[name], output_dir=tmp_path / "b", cwd=folder.parent,
+    )  # fmt: skip
+    elsewhere = bundle(
+        "run", config_file=config(folder, "inference"), bundle_root=folder, dataset_dir=near, output_dir="c",
+        cwd=tmp_path,
+    )  # fmt: skip
+    tables = []
+    for done, output in ((inside, "a"), (above, "b"), (elsewhere, "c")):
+        assert done.code == 0, done.err
+        assert "2 scans segmented" in done.out
+        assert f"Results: {tmp_path / output}" in done.out
+        assert len(done.out.splitlines()) == 2
+        assert {"case1_label-lesion.png", "case2_label-lesion.png"} < {
+            p.name for p in (tmp_path / output).iterdir()
+        }
+        tables.append(pd.read_csv(tmp_path / output / "lesions.csv").drop(columns="seconds"))
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    pd.testing.assert_frame_equal(tables[0], tables[2])
+    masks = [digest(tmp_path / part / "case1_label-lesion_mask.nii.gz") for part in "abc"]
+    assert len(set(masks)) == 1
+
+
+def test_masks_are_on_the_grid_of_a_turned_scan(bundles: Folders, tmp_path: Path) -> None:
+    """Oblique, axes in another order, one reversed: shape, affine, codes and units stay the scan's own."""
+    array = head("T1w", lesion_mask(1), seed=1).transpose(2, 0, 1)[:, ::-1]
+    turn = np.array([[0, -6.0, 0, 90], [0, 0, 6, -90], [6, 0, 0, -30], [0, 0, 0, 1]])
+    angle = np.deg2rad(12)
+    tilt = np.eye(4)
+    tilt[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    image = nib.Nifti1Image(array, tilt @ turn)
+    image.set_qform(tilt @ turn, code=1)
+    image.set_sform(tilt @ turn, code=2)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / "turned.nii.gz")
+    done = bundle(
+        config_file=config(bundles["xnet"], "inference"), bundle_root=bundles["xnet"],
+        dataset_dir=tmp_path / "turned.nii.gz", output_dir=tmp_path / "out", save_probability=True,
+        smallest_lesion_ml=0,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    scan = nib.load(tmp_path / "turned.nii.gz")
+    for ending, dtype in (("mask", np.uint8), ("probseg", np.float32)):
+        made = nib.load(tmp_path / "out" / f"turned_label-lesion_{ending}.nii.gz")
+        assert made.shape == scan.shape
+        assert made.get_data_dtype() == dtype
+        np.testing.assert_array_equal(made.affine, scan.affine)
+        for key in ("qform_code", "sform_code", "xyzt_units", "pixdim"):
+            np.testing.assert_array_equal(made.header[key], scan.header[key])
+    probability = made.get_fdata()
+    mask = nib.load(tmp_path / "out" / "turned_label-lesion_mask.nii.gz").get_fdata()
+    np.testing.assert_array_equal(mask, probability > 0.5)
+
+
+@both
+def test_one_corrupt_scan_does_not_stop_the_others(
+    trees: Folders, bundles: Folders, tmp_path: Path, name: str
+) -> None:
+    scans = tmp_path / "scans"
+    shutil.copytree(trees[name] / "imagesTs", scans)
+    first = sorted(scans.iterdir())[0]
+    first.write_bytes(first.read_bytes()[:2000])
+    done = bundle(
+        "inference", config_file=config(bundles[name], "inference"), bundle_root=bundles[name],
+        dataset_dir=scans, output_dir=tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 1
+    assert "1 scan segmented" in done.out
+    assert "1 failed" in done.out
+    told = [line for line in done.told.splitlines() if line.startswith("Failed: ")]
+    assert len(told) == 1
+    assert str(first) in told[0]
+    assert "Traceback" not in done.err
+    table = pd.read_csv(tmp_path / "out" / "lesions.csv").set_index("scan")
+    assert dict(table["status"]) == {"case1": "failed", "case2": "ok"}
+    assert str(first) in table.loc["case1", "message"]
+    assert (tmp_path / "out" / "case2_label-lesion_mask.nii.gz").is_file()
+    assert not list((tmp_path / "out").glob("case1*"))
+
+
+# ---- errors are told in one sentence ----
+
+WORKFLOWS = {
+    "training": ("train",),
+    "evaluating": ("train", "evaluate"),
+    "inference": ("inference",),
+}
+
+
+def assert_told(done: Done, *words: str) -> None:
+    """One sentence with these words on standard error, nothing else, and exit code 1."""
+    assert done.code == 1
+    assert done.out == ""
+    lines = done.told.splitlines()
+    assert len(lines) == 1, done.err
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_what_is_missing_is_told(trees: Folders, bundles: Folders, tmp_path: Path, workflow: str) -> None:
+    (tmp_path / "empty").mkdir()
+    known = {
+        "config_file": config(bundles["cnnres"], *WORKFLOWS[workflow]),
+        "bundle_root": bundles["cnnres"],
+        "output_dir": tmp_path / "out",
+        "quiet": True,
+    }
+    data = trees["cnnres"]
+    assert_told(bundle(workflow, **known), "--dataset_dir")
+    assert_told(bundle(workflow, **known, dataset_dir=tmp_path / "no"), str(tmp_path / "no"), "not there")
+    assert_told(bundle(workflow, **known, dataset_dir=tmp_path / "empty"), str(tmp_path / "empty"))
+    assert_told(bundle(workflow, **known, dataset_dir=data, device="cuda:99"), "cuda:99")
+    assert_told(bundle(workflow, **known, dataset_dir=data, device="gpu"), "gpu", "cpu")
+    weights = "pretrained" if workflow == "training" else "weights"
+    absent = tmp_path / "absent.pt"
+    assert_told(bundle(workflow, **known, dataset_dir=data, **{weights: absent}), str(absent))
+    other = bundles["xnet"] / "models" / "model.pt"
+    done = bundle(workflow, **known, dataset_dir=data, **{weights: other})
+    assert done.code == 1
+    assert "X-Net" in done.told
+    assert "Traceback" not in done.err
+    assert not list(tmp_path.glob("out/**/*.pt"))
+    (tmp_path / "file").write_text("in the way")
+    assert_told(
+        bundle(workflow, **known | {"output_dir": tmp_path / "file"}, dataset_dir=data), str(tmp_path / "file")
+    )
+
+
+def test_debug_shows_where(bundles: Folders, tmp_path: Path) -> None:
+    done = bundle(config_file=config(bundles["cnnres"], "inference"), debug=True, cwd=tmp_path)
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert "WeightsError" in done.err
+
+
+def test_a_corrupt_scan_in_training_is_named(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    shutil.copytree(trees["cnnres"], tmp_path / "data")
+    bad = tmp_path / "data" / "imagesTr" / "case2_0000.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:2000])
+    done = bundle(
+        "training", config_file=config(bundles["cnnres"], "train"), dataset_dir=tmp_path / "data",
+        output_dir=tmp_path / "run", quiet=True,
+    )  # fmt: skip
+    assert_told(done, str(bad))
+
+
+# ---- training ----
+
+QUICK = {"slices_per_scan": 1, "scans_per_batch": 2, "learning_rate": 0.001}
+
+
+@pytest.fixture(scope="module")
+def first_run(trees: Folders, bundles: Folders, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """A training of two epochs, and what it said."""
+    output = tmp_path_factory.mktemp("run")
+    done = bundle(
+        "training", config_file="configs/train.json", dataset_dir=trees["cnnres"], output_dir=output,
+        max_epochs=2, cwd=bundles["cnnres"], **QUICK,
+    )  # fmt: skip
+    return output, done
+
+
+def test_training_keeps_weights_state_and_events(
+    first_run: tuple[Path, Done], bundles: Folders, trees: Folders
+) -> None:
+    output, done = first_run
+    assert done.code == 0, done.err
+    state = torch.load(output / "models" / "model.pt", weights_only=True)
+    NETWORKS["cnnres"]().load_state_dict(state)
+    last = torch.load(output / "models" / "last.ckpt", weights_only=True)
+    assert last["trainer"] == {"epoch": 2, "iteration": 4}
+    assert {p.name for p in (output / "models").iterdir()} == {"model.pt", "last.ckpt"}
+    assert list(output.glob("events.out.tfevents.*"))
+    said = done.out.splitlines()
+    assert said[0].startswith("Trained for 2 epochs; best validation Dice ")
+    assert said[1:] == [f"Weights: {output / 'models' / 'model.pt'}"]
+    # Progress bars and nothing else.
+    assert all("%|" in line for line in done.told.replace("\r", "\n").split("\n") if line)
+
+
+def test_training_leaves_the_shipped_weights_alone(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    """Even from the bundle's own folder with all defaults; ckpt_dir is how to ask for it."""
+    folder = tmp_path / "cnnres_bundle"
+    shutil.copytree(bundles["cnnres"], folder)
+    shipped = folder / "models" / "model.pt"
+    before = digest(shipped)
+    settings = {"config_file": "configs/train.json", "dataset_dir": trees["cnnres"], "max_epochs": 1, **QUICK}
+    done = bundle(cwd=folder, **settings)
+    assert done.code == 0, done.err
+    assert (folder / "runs" / "cnnres" / "models" / "model.pt").is_file()
+    assert digest(shipped) == before
+    done = bundle(cwd=folder, **settings, ckpt_dir="models", quiet=True)
+    assert done.code == 0, done.err
+    assert (done.out, done.told) == ("", "")
+    assert digest(shipped) != before
+
+
+def test_resume_goes_on_where_the_run_ended(
+    first_run: tuple[Path, Done], trees: Folders, bundles: Folders, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(first_run[0], output)
+    settings = {
+        "config_file": config(bundles["cnnres"], "train"),
+        "dataset_dir": trees["cnnres"],
+        "output_dir": output,
+        "resume": "true",
+        **QUICK,
+    }
+    done = bundle("training", **settings, max_epochs=4)
+    assert done.code == 0, done.err
+    assert "epoch 3/4" in done.err
+    assert "epoch 1/4" not in done.err
+    last = torch.load(output / "models" / "last.ckpt", weights_only=True)
+    assert last["trainer"] == {"epoch": 4, "iteration": 8}
+    # Adam counts its steps from the start of the first run.
+    assert {float(state["step"]) for state in last["optimizer"]["state"].values()} == {8.0}
+
+    again = bundle("training", **settings, max_epochs=4, quiet=True)
+    assert_told(again, "last.ckpt", "already has 4 epochs", "max_epochs")
+    nothing = bundle("training", **settings | {"output_dir": tmp_path / "new"}, quiet=True)
+    assert_told(nothing, str(tmp_path / "new" / "models" / "last.ckpt"), "without resume")
+    (output / "models" / "last.ckpt").write_bytes(b"not a checkpoint")
+    broken = bundle("training", **settings, max_epochs=5, quiet=True)
+    assert_told(broken, "last.ckpt")
+
+
+@both
+def test_fine_tuning_starts_from_the_weights_named(
+    trees: Folders, bundles: Folders, tmp_path: Path, name: str
+) -> None:
+    """A step of length 0 keeps every parameter; only the running statistics of batch norms move."""
+    weights = bundles[name] / "models" / "model.pt"
+    done = bundle(
+        "training", config_file=config(bundles[name], "train"), dataset_dir=trees[name],
+        output_dir=tmp_path, pretrained=weights, max_epochs=1,
+        **QUICK | {"learning_rate": 0.0, "scans_per_batch": 4},
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    start = torch.load(weights, weights_only=True)
+    made = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    for key, _ in NETWORKS[name]().named_parameters():
+        assert torch.equal(made[key], start[key])
+    assert not all(torch.equal(made[key], start[key]) for key in start)
+
+
+# ---- MONAI Label ----
+
+
+@pytest.mark.parametrize("validation", [0, 1])
+@both
+def test_monai_label_fine_tunes_in_place(
+    trees: Folders, bundles: Folders, tmp_path: Path, name: str, validation: int
+) -> None:
+    folder, tree = tmp_path / "bundle", trees[name]
+    shutil.copytree(bundles[name], folder)
+    before = torch.load(folder / "models" / "model.pt", weights_only=True)
+    # MONAI Label knows one file an image.
+    ending = "" if name == "xnet" else "_0000"
+    cases = [
+        {
+            "image": str(tree / "imagesTr" / f"case{n}{ending}.nii.gz"),
+            "label": str(tree / "labelsTr" / f"case{n}.nii.gz"),
+        }
+        for n in (1, 2, 3)
+    ]
+    data = {"train": cases[validation:], "validate": cases[:validation]}
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    done = run(
+        "tests.bundles.monai_label", folder, tmp_path / "data.json", cwd=tmp_path,
+        MONAI_LABEL_APP_DIR=str(tmp_path),
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    made = torch.load(folder / "models" / "model.pt", weights_only=True)
+    NETWORKS[name]().load_state_dict(made)
+    kernels = [key for key in made if made[key].ndim == 4]
+    assert all(not torch.equal(made[key], before[key]) for key in kernels)
+    # One epoch from the weights in place, not from new random ones.
+    assert max(float((made[key] - before[key]).abs().max()) for key in kernels) < 0.05
+    # MONAI Label offers every .pt of this folder as weights, so what resuming needs must not be one.
+    assert [p.name for p in (folder / "models").glob("*.pt")] == ["model.pt"]
+
+
+# ---- several processes ----
+
+
+def test_two_processes_train_and_evaluate(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    folder = bundles["cnnres"]
+    launch = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
+    launch += ["--nproc_per_node", "2", "-m", "monai.bundle", "run"]
+    common = ["--bundle_root", folder, "--dataset_dir", trees["cnnres"], "--slices_per_scan", "1"]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+
+    def start(workflow: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [*map(str, [*launch, workflow, *common, *arguments])]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+    done = start(
+        "training", "--config_file", config(folder, "train", "multi_gpu_train"), "--max_epochs", 1,
+        "--scans_per_batch", 1, "--output_dir", tmp_path / "run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "run" / "models" / "model.pt", weights_only=True)
+    NETWORKS["cnnres"]().load_state_dict(state)  # without a wrapper's prefix
+    last = torch.load(tmp_path / "run" / "models" / "last.ckpt", weights_only=True)
+    assert last["trainer"] == {"epoch": 1, "iteration": 2}  # four cases, two processes
+    assert done.stdout.count("Trained for 1 epochs") == 1
+
+    done = start(
+        "evaluating", "--config_file", config(folder, "train", "evaluate", "multi_gpu_evaluate"),
+        "--evaluate_on", "training", "--output_dir", tmp_path / "two",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("4 scans segmented") == 1
+    alone = bundle(
+        "evaluating", config_file=config(folder, "train", "evaluate"), bundle_root=folder,
+        dataset_dir=trees["cnnres"], evaluate_on="training", output_dir=tmp_path / "one",
+    )  # fmt: skip
+    assert alone.code == 0, alone.err
+    one, two = (pd.read_csv(tmp_path / part / "metrics.csv") for part in ("one", "two"))
+    pd.testing.assert_frame_equal(two.drop(columns="seconds"), one.drop(columns="seconds"), rtol=1e-3)
+    assert (tmp_path / "two" / "summary.csv").is_file()

@@ -1,0 +1,88 @@
+"""
+Commands as a user types them, each in its own process, without waiting for torch every time.
+
+``python -m monai.bundle run ...`` and ``strokeseg ...`` are run by a process forked from one that has
+imported the libraries and done nothing else.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 300  # a command that takes longer hangs
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["monai.bundle", "monai.engines", "monai.handlers", "shared_nets.inference"])
+
+
+@dataclass
+class Done:
+    """What a finished command said, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def told(self) -> str:
+        """What it said on standard error, without MONAI's own warning that configs are programs."""
+        lines = self.err.splitlines(keepends=True)
+        return "".join(
+            line
+            for line in lines
+            if "parsing config_file" not in line and line != "  workflow = create_workflow(\n"
+        )
+
+
+def run(module: str, *arguments: object, cwd: Path | None = None, **environment: str) -> Done:
+    """``python -m MODULE ARGUMENTS``, in a working directory, with more environment variables."""
+    with TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        words = [module, *map(str, arguments)]
+        process = _processes.Process(target=_main, args=(words, cwd or folder, environment, out, err))
+        process.start()
+        process.join(SECONDS)
+        if process.is_alive():
+            process.kill()
+            raise TimeoutError(f"{words} takes more than {SECONDS} s; so far: {err.read_text()}")
+        return Done(process.exitcode or 0, out.read_text(), err.read_text())
+
+
+def bundle(*arguments: object, cwd: Path | None = None, **settings: object) -> Done:
+    """``python -m monai.bundle run ARGUMENTS --SETTING VALUE ...``."""
+    options = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    return run("monai.bundle", "run", *arguments, *options, cwd=cwd)
+
+
+def strokeseg(*arguments: object, cwd: Path | None = None) -> Done:
+    """``strokeseg ARGUMENTS``."""
+    return run("shared_nets.cli", *arguments, cwd=cwd)
+
+
+def _main(words: Sequence[str], cwd: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+    """What the interpreter does for ``python -m``, from the working directory to the exit code."""
+    for stream, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+    os.environ |= environment
+    os.chdir(cwd)
+    sys.path[:0] = [str(cwd), str(ROOT)]
+    sys.argv = list(words)
+    try:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    except SystemExit:
+        raise
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()

@@ -1,0 +1,282 @@
+"""`strokeseg`: what it refuses before any work, what it says, and that it is the bundle's own inference."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from shared_nets import XNet, __version__
+from shared_nets.cli import app
+from tests.commands import bundle, strokeseg
+from tests.conftest import NETWORKS
+
+Folders = Mapping[str, Path]
+
+
+def invoke(*words: object) -> tuple[int, str]:
+    """The command's exit code and all it says, for commands that end before torch is needed."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return result.exit_code, " ".join(result.output.replace("│", " ").split())
+
+
+# ---- the command line itself ----
+
+
+def test_help_says_what_is_needed_and_waits_for_nothing() -> None:
+    """No torch for a help text: importing it takes seconds."""
+    code = (
+        "import sys; from shared_nets.cli import app\n"
+        "try: app(['predict', '--help'])\n"
+        "finally: print(sorted({'torch', 'monai', 'nibabel', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.rstrip().endswith("[]")
+    words = " ".join(done.stdout.replace("│", " ").split())
+    for said in ("--model", "--output", "--dwi", "--flair", "lesions.csv", "Exit code 0", "NIfTI files"):
+        assert said in words
+
+
+def test_overview_and_version() -> None:
+    code, said = invoke("--help")
+    assert code == 0
+    assert all(word in said for word in ("predict", "import-keras", "weights", "Research use only"))
+    assert invoke("--version") == (0, f"strokeseg {__version__}")
+    assert "restore" in invoke("weights", "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--model", "xnet", "--output", "OUT", "--treshold", "0.3", "SCANS"], "--treshold"),
+        (["--model", "xnot", "--output", "OUT", "SCANS"], "xnot"),
+        (["--output", "OUT", "SCANS"], "--model"),
+        (["--model", "xnet", "SCANS"], "--output"),
+        (["--model", "xnet", "--output", "OUT"], "at least one scan"),
+        (["--model", "xnet", "--output", "OUT", "--dwi", "SCANS"], "cnnres"),
+        (["--model", "cnnres", "--output", "OUT", "--dwi", "SCANS", "SCANS"], "either"),
+        (["--model", "xnet", "--output", "OUT", "--threshold", "1.5", "SCANS"], "--threshold"),
+        (["--model", "xnet", "--output", "OUT", "--threshold", "half", "SCANS"], "--threshold"),
+        (["--model", "xnet", "--output", "OUT", "--smallest-lesion-ml", "-1", "SCANS"], "--smallest-lesion-ml"),
+        (["--model", "xnet", "--output", "OUT", "--bundle", "OUT", "SCANS"], "is no bundle"),
+    ],
+)
+def test_a_wrong_command_is_refused_before_any_work(
+    trees: Folders, tmp_path: Path, words: list[str], told: str
+) -> None:
+    places = {"OUT": str(tmp_path / "out"), "SCANS": str(trees["xnet"] / "imagesTs")}
+    code, said = invoke("predict", *(places.get(word, word) for word in words))
+    assert code == 2
+    assert told in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_commands_and_missing_arguments() -> None:
+    for words in (["segment"], ["import-keras"], ["weights", "restore"], ["weights", "burn"]):
+        assert invoke(*words)[0] == 2
+
+
+# ---- predict ----
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_the_same_as_the_bundle(trees: Folders, bundles: Folders, tmp_path: Path, name: str) -> None:
+    """From another folder, with relative paths."""
+    (tmp_path / "scans").symlink_to(trees[name] / "imagesTs")
+    done = strokeseg(
+        "predict", "--model", name, "--bundle", bundles[name], "--output", "cli", "--save-probability",
+        "--threshold", "0.4", "--smallest-lesion-ml", "1", "scans", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[0].startswith("2 scans segmented")
+    assert done.out.splitlines()[1].startswith(f"Results: {tmp_path / 'cli'}")
+    # A progress bar and nothing else.
+    assert all("scan/s" in line or "s/scan" in line for line in done.err.replace("\r", "\n").split("\n") if line)
+    other = bundle(
+        config_file=bundles[name] / "configs" / "inference.json", bundle_root=bundles[name],
+        dataset_dir=tmp_path / "scans", output_dir=tmp_path / "bundle", save_probability=True, threshold=0.4,
+        smallest_lesion_ml=1,
+    )  # fmt: skip
+    assert other.code == 0, other.err
+    made = sorted(p.name for p in (tmp_path / "cli").iterdir())
+    assert made == sorted(
+        [f"case{n}_label-lesion{end}" for n in (1, 2) for end in ("_mask.nii.gz", "_probseg.nii.gz", ".png")]
+        + ["lesions.csv"]
+    )
+    for file in made:
+        if file.endswith(".nii.gz"):
+            assert (tmp_path / "cli" / file).read_bytes() == (tmp_path / "bundle" / file).read_bytes()
+    one, two = (pd.read_csv(tmp_path / part / "lesions.csv") for part in ("cli", "bundle"))
+    pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"))
+    mask = nib.load(tmp_path / "cli" / "case1_label-lesion_mask.nii.gz")
+    voxel_ml = np.prod(mask.header.get_zooms()) / 1000
+    assert one["volume_ml"][0] == pytest.approx(mask.get_fdata().sum() * voxel_ml, abs=1e-3)
+
+
+def test_bad_scans_beside_a_good_one(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    """One that is corrupt, one that is not there, a folder in a file's place: told, and the good one is done."""
+    good = trees["xnet"] / "imagesTs" / "case1.nii.gz"
+    corrupt = tmp_path / "corrupt.nii.gz"
+    corrupt.write_bytes(good.read_bytes()[:2000])
+    folder = tmp_path / "folder.nii.gz"
+    folder.mkdir()
+    absent = tmp_path / "absent.nii.gz"
+    out = tmp_path / "out"
+    done = strokeseg(
+        "predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", out,
+        corrupt, absent, good, folder,
+    )  # fmt: skip
+    assert done.code == 1
+    assert "1 scan segmented" in done.out
+    assert "3 failed" in done.out
+    assert "Traceback" not in done.err
+    told = [line for line in done.err.splitlines() if line.startswith("Failed: ")]
+    assert len(told) == 3
+    table = pd.read_csv(out / "lesions.csv").set_index("scan")
+    assert dict(table["status"]) == {
+        "corrupt": "failed", "absent": "failed", "case1": "ok", "folder": "failed",
+    }  # fmt: skip
+    for path in (corrupt, absent, folder):
+        assert str(path) in table.loc[path.name.removesuffix(".nii.gz"), "message"]
+        assert any(str(path) in line for line in told)
+    assert {p.name for p in out.iterdir()} == {
+        "case1_label-lesion_mask.nii.gz", "case1_label-lesion.png", "lesions.csv",
+    }  # fmt: skip
+
+
+def test_one_bad_scan_of_three(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        shutil.copy(trees["xnet"] / "imagesTr" / f"case{number}.nii.gz", tmp_path)
+    (tmp_path / "case2.nii.gz").write_bytes(b"no scan")
+    out = tmp_path / "out"
+    done = strokeseg(
+        "predict", "--model", "xnet", "--bundle", bundles["xnet"], "--quiet", "--output", out, tmp_path
+    )
+    assert done.code == 1
+    assert done.out == ""
+    assert len(done.err.splitlines()) == 1
+    assert str(tmp_path / "case2.nii.gz") in done.err
+    assert len(list(out.glob("*_mask.nii.gz"))) == 2
+    assert len(pd.read_csv(out / "lesions.csv")) == 3
+
+
+def test_no_lesion_is_a_result(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    done = strokeseg(
+        "predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", tmp_path,
+        "--smallest-lesion-ml", "100000", trees["xnet"] / "imagesTs" / "case1.nii.gz",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "1 scan segmented, 0 with a lesion, 0 failed." in done.out
+    row = pd.read_csv(tmp_path / "lesions.csv").iloc[0]
+    assert (row["status"], row["volume_ml"], row["lesion_count"], row["side"]) == ("ok", 0, 0, "none")
+    assert not nib.load(tmp_path / "case1_label-lesion_mask.nii.gz").get_fdata().any()
+
+
+def test_two_scans_of_one_name(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    for number, session in ((1, "before"), (2, "after")):
+        (tmp_path / session).mkdir()
+        shutil.copy(trees["xnet"] / "imagesTr" / f"case{number}.nii.gz", tmp_path / session / "t1.nii.gz")
+    done = strokeseg(
+        "predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", "out", "before", "after/t1.nii.gz",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    table = pd.read_csv(tmp_path / "out" / "lesions.csv")
+    assert list(table["scan"]) == ["before_t1", "after_t1"]
+    assert {p.name for p in (tmp_path / "out").glob("*.nii.gz")} == {
+        "before_t1_label-lesion_mask.nii.gz", "after_t1_label-lesion_mask.nii.gz",
+    }  # fmt: skip
+
+
+def test_dwi_and_flair_options(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    """Named by options they are the pair that a folder holds; each alone is segmented too."""
+    scans = trees["cnnres"] / "imagesTs"
+    dwi, flair = scans / "case1_0000.nii.gz", scans / "case1_0001.nii.gz"
+    masks = {}
+    for part, words in {
+        "pair": ["--dwi", dwi, "--flair", flair],
+        "folder": [scans],
+        "dwi": ["--dwi", dwi],
+        "flair": ["--flair", flair],
+    }.items():
+        done = strokeseg(
+            "predict", "--model", "cnnres", "--bundle", bundles["cnnres"], "--output", tmp_path / part, *words
+        )
+        assert done.code == 0, done.err
+        (masks[part],) = (tmp_path / part).glob("case1*_mask.nii.gz")
+    data = {part: nib.load(path).get_fdata() for part, path in masks.items()}
+    assert masks["pair"].name == "case1_label-lesion_mask.nii.gz"
+    np.testing.assert_array_equal(data["pair"], data["folder"])
+    assert not np.array_equal(data["pair"], data["dwi"])
+    assert not np.array_equal(data["dwi"], data["flair"])
+
+
+def test_debug_shows_where(bundles: Folders, tmp_path: Path) -> None:
+    words = ["predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", tmp_path / "out"]
+    absent = tmp_path / "absent.nii.gz"
+    quiet = strokeseg(*words, "--quiet", absent)
+    assert quiet.code == 1
+    assert len(quiet.err.splitlines()) == 1
+    loud = strokeseg(*words, "--quiet", "--debug", absent)
+    assert loud.code == 1
+    assert "Traceback" in loud.err
+    assert "ScanNotFoundError" in loud.err
+    assert str(absent) in loud.err
+
+
+def test_a_folder_that_is_not_there(bundles: Folders, tmp_path: Path) -> None:
+    done = strokeseg(
+        "predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", tmp_path / "out", tmp_path / "no"
+    )
+    assert done.code == 1
+    assert done.err.splitlines() == [
+        f"{tmp_path / 'no'} is not there: check the path, which follows the working directory."
+    ]
+
+
+def test_a_bundle_without_weights(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    shutil.copytree(bundles["xnet"] / "configs", tmp_path / "bundle" / "configs")
+    done = strokeseg(
+        "predict", "--model", "xnet", "--bundle", tmp_path / "bundle", "--output", tmp_path / "out",
+        trees["xnet"] / "imagesTs",
+    )  # fmt: skip
+    assert done.code == 1
+    assert len(done.err.splitlines()) == 1
+    assert str(tmp_path / "bundle" / "models" / "model.pt") in done.err
+
+
+# ---- weights ----
+
+
+def test_restore(bundles: Folders, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    shipped = {key: value.contiguous() for key, value in XNet().state_dict().items()}
+    save_file(shipped, tmp_path / "models" / "model.safetensors")
+    (tmp_path / "models" / "model.pt").write_bytes(b"fine-tuned away")
+    done = strokeseg("weights", "restore", tmp_path)
+    assert (done.code, done.out) == (0, f"Wrote {tmp_path / 'models' / 'model.pt'}\n")
+    restored = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert restored.keys() == shipped.keys()
+    assert all(torch.equal(restored[key], shipped[key]) for key in shipped)
+
+
+def test_nothing_to_restore_or_import(bundles: Folders, tmp_path: Path) -> None:
+    done = strokeseg("weights", "restore", bundles["xnet"])
+    assert done.code == 1
+    assert "model.safetensors" in done.err
+    done = strokeseg("import-keras", tmp_path / "absent.h5", tmp_path / "model.pt")
+    assert done.code == 1
+    assert done.err.startswith(str(tmp_path / "absent.h5"))
+    assert len(done.err.splitlines()) == 1
+    assert "Traceback" in strokeseg("import-keras", "--debug", tmp_path / "a.h5", tmp_path / "model.pt").err
+    assert list(tmp_path.iterdir()) == []
