@@ -115,7 +115,7 @@ class Checkpoints:
             done, best = content["trainer"], content.get("best")
         except Exception as error:
             raise WeightsError(
-                f"{self.last}: cannot be resumed from ({type(error).__name__}); was it made with other settings?"
+                f"{self.last}: it cannot be resumed from ({type(error).__name__}): use the settings it was made with."
             ) from error
         if done["epoch"] >= (engine.state.max_epochs or 0):
             raise UsageError(
@@ -155,9 +155,7 @@ class Progress:
     def start(self, engine: Engine) -> None:
         """Open the bar."""
         total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
-        self.bar = tqdm(
-            total=total or None, initial=engine.state.iteration, unit="batch", dynamic_ncols=True
-        )
+        self.bar = tqdm(total=total or None, initial=engine.state.iteration, unit="batch", dynamic_ncols=True)
 
     def step(self, engine: Engine) -> None:
         """Move the bar by one batch."""
