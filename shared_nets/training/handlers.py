@@ -15,7 +15,8 @@ from torch import nn
 from tqdm import tqdm
 
 from shared_nets.errors import UsageError, WeightsError
-from shared_nets.release.weights import save_weights, written_whole
+from shared_nets.files import written_whole
+from shared_nets.release.weights import save_weights
 
 
 def checkpoint_folder(bundle_root: str, output_dir: str) -> str:

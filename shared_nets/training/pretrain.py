@@ -26,8 +26,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader
 
 from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, tell_errors_in_words
+from shared_nets.files import written_whole
 from shared_nets.networks import CNNRes, XNet
-from shared_nets.release.weights import check_architecture, save_weights, written_whole
+from shared_nets.release.weights import check_architecture, save_weights
 from shared_nets.simulation import (
     Anatomy,
     LesionShape,

@@ -139,7 +139,7 @@ def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_files_place(tmp_path: Path) -> None:
     (tmp_path / "out.nii.gz").mkdir()
-    with pytest.raises(OutputError, match=r"out\.nii\.gz: a folder has the name"):
+    with pytest.raises(OutputError, match=r"out\.nii\.gz cannot be written: a folder has its name"):
         write_bytes(tmp_path / "out.nii.gz", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["out.nii.gz"]
 
