@@ -144,7 +144,9 @@ def bundle_folder(model: str, bundle: Path | None = None) -> Path:
     """
     folder = bundle or Path(__file__).resolve().parents[1] / f"{model}_bundle"
     if not (folder / "configs" / "inference.json").is_file():
-        raise UsageError(f"{folder} is no bundle (no configs/inference.json): name one's folder with --bundle.")
+        raise UsageError(
+            f"{folder} is no bundle (no configs/inference.json): name one's folder with --bundle."
+        )
     return folder
 
 

@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 300  # a command that takes longer hangs
 
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["monai.bundle", "monai.engines", "monai.handlers", "shared_nets.inference"])
+_processes.set_forkserver_preload(
+    ["monai.bundle", "monai.engines", "monai.handlers", "shared_nets.inference"]
+)
 
 
 @dataclass

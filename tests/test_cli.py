@@ -69,7 +69,10 @@ def test_overview_and_version() -> None:
         (["--model", "cnnres", "--output", "OUT", "--dwi", "SCANS", "SCANS"], "either"),
         (["--model", "xnet", "--output", "OUT", "--threshold", "1.5", "SCANS"], "--threshold"),
         (["--model", "xnet", "--output", "OUT", "--threshold", "half", "SCANS"], "--threshold"),
-        (["--model", "xnet", "--output", "OUT", "--smallest-lesion-ml", "-1", "SCANS"], "--smallest-lesion-ml"),
+        (
+            ["--model", "xnet", "--output", "OUT", "--smallest-lesion-ml", "-1", "SCANS"],
+            "--smallest-lesion-ml",
+        ),
         (["--model", "xnet", "--output", "OUT", "--bundle", "OUT", "SCANS"], "is no bundle"),
     ],
 )
@@ -103,7 +106,9 @@ def test_the_same_as_the_bundle(trees: Folders, bundles: Folders, tmp_path: Path
     assert done.out.splitlines()[0].startswith("2 scans segmented")
     assert done.out.splitlines()[1].startswith(f"Results: {tmp_path / 'cli'}")
     # A progress bar and nothing else.
-    assert all("scan/s" in line or "s/scan" in line for line in done.err.replace("\r", "\n").split("\n") if line)
+    assert all(
+        "scan/s" in line or "s/scan" in line for line in done.err.replace("\r", "\n").split("\n") if line
+    )
     other = bundle(
         config_file=bundles[name] / "configs" / "inference.json", bundle_root=bundles[name],
         dataset_dir=tmp_path / "scans", output_dir=tmp_path / "bundle", save_probability=True, threshold=0.4,
@@ -238,7 +243,14 @@ def test_debug_shows_where(bundles: Folders, tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there(bundles: Folders, tmp_path: Path) -> None:
     done = strokeseg(
-        "predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", tmp_path / "out", tmp_path / "no"
+        "predict",
+        "--model",
+        "xnet",
+        "--bundle",
+        bundles["xnet"],
+        "--output",
+        tmp_path / "out",
+        tmp_path / "no",
     )
     assert done.code == 1
     assert done.err.splitlines() == [

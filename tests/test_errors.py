@@ -39,7 +39,9 @@ def test_own_error_is_found_behind_any_number_of_others() -> None:
 
 def test_the_outermost_of_several_counts() -> None:
     outer = ScanNotFoundError("outer")
-    assert own_error(wrapped(RuntimeError("a"), outer, RuntimeError("b"), cause=WeightsError("inner"))) is outer
+    assert (
+        own_error(wrapped(RuntimeError("a"), outer, RuntimeError("b"), cause=WeightsError("inner"))) is outer
+    )
 
 
 def test_own_error_behind_one_raised_while_handling_it() -> None:
@@ -53,7 +55,9 @@ def test_own_error_behind_one_raised_while_handling_it() -> None:
         assert own_error(error) is cause
 
 
-@pytest.mark.parametrize("error", [None, ValueError("theirs"), wrapped(RuntimeError("a"), cause=KeyError("b"))])
+@pytest.mark.parametrize(
+    "error", [None, ValueError("theirs"), wrapped(RuntimeError("a"), cause=KeyError("b"))]
+)
 def test_errors_of_others_are_not_ours(error: Exception | None) -> None:
     assert own_error(error) is None
 

@@ -155,9 +155,7 @@ class Progress:
     def start(self, engine: Engine) -> None:
         """Open the bar."""
         total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
-        self.bar = tqdm(
-            total=total or None, initial=engine.state.iteration, unit="batch", dynamic_ncols=True
-        )
+        self.bar = tqdm(total=total or None, initial=engine.state.iteration, unit="batch", dynamic_ncols=True)
 
     def step(self, engine: Engine) -> None:
         """Move the bar by one batch."""
@@ -176,7 +174,8 @@ class Progress:
     def stop(self, engine: Engine) -> None:
         """Close the bar; say what came out and where it is."""
         self.bar.close()
-        print(f"Trained for {engine.state.epoch} epochs{self._best()}.")
+        epochs = engine.state.epoch
+        print(f"Trained for {epochs} epoch{'' if epochs == 1 else 's'}{self._best()}.")
         print(f"Weights: {self.weights.resolve()}")
 
     def fail(self, engine: Engine, error: Exception) -> None:

@@ -309,7 +309,8 @@ def test_what_is_missing_is_told(trees: Folders, bundles: Folders, tmp_path: Pat
     assert not list(tmp_path.glob("out/**/*.pt"))
     (tmp_path / "file").write_text("in the way")
     assert_told(
-        bundle(workflow, **known | {"output_dir": tmp_path / "file"}, dataset_dir=data), str(tmp_path / "file")
+        bundle(workflow, **known | {"output_dir": tmp_path / "file"}, dataset_dir=data),
+        str(tmp_path / "file"),
     )
 
 
@@ -337,7 +338,9 @@ QUICK = {"slices_per_scan": 1, "scans_per_batch": 2, "learning_rate": 0.001}
 
 
 @pytest.fixture(scope="module")
-def first_run(trees: Folders, bundles: Folders, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+def first_run(
+    trees: Folders, bundles: Folders, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Done]:
     """A training of two epochs, and what it said."""
     output = tmp_path_factory.mktemp("run")
     done = bundle(
@@ -494,7 +497,7 @@ def test_two_processes_train_and_evaluate(trees: Folders, bundles: Folders, tmp_
     NETWORKS["cnnres"]().load_state_dict(state)  # without a wrapper's prefix
     last = torch.load(tmp_path / "run" / "models" / "last.ckpt", weights_only=True)
     assert last["trainer"] == {"epoch": 1, "iteration": 2}  # four cases, two processes
-    assert done.stdout.count("Trained for 1 epochs") == 1
+    assert done.stdout.count("Trained for 1 epoch;") == 1
 
     done = start(
         "evaluating", "--config_file", config(folder, "train", "evaluate", "multi_gpu_evaluate"),

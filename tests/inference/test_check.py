@@ -52,9 +52,7 @@ def test_output_folder_is_a_file(tmp_path: Path) -> None:
         check_run(tmp_path / "out")
 
 
-def test_errors_are_told_in_words_from_here_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_are_told_in_words_from_here_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The check is what a bundle runs first: it sees to the errors of all that comes after it."""
     told = WeightsError("model.pt: is damaged; download it again.")
     wrapped = RuntimeError("Failed to evaluate ConfigExpression")
