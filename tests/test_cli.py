@@ -16,10 +16,12 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from shared_nets import XNet, __version__
+from shared_nets import XNet, __version__, load_keras_weights
 from shared_nets.cli import app
 from tests.commands import bundle, strokeseg
 from tests.conftest import NETWORKS
+from tests.networks.oracle.weights import keras_weights
+from tests.networks.test_keras_import import write_h5
 
 Folders = Mapping[str, Path]
 
@@ -280,6 +282,17 @@ def test_restore(bundles: Folders, tmp_path: Path) -> None:
     restored = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert restored.keys() == shipped.keys()
     assert all(torch.equal(restored[key], shipped[key]) for key in shipped)
+
+
+def test_import_keras(tmp_path: Path) -> None:
+    weights = keras_weights()
+    done = strokeseg("import-keras", write_h5(tmp_path / "keras.h5", weights), "model.pt", cwd=tmp_path)
+    assert (done.code, done.out) == (0, "Wrote model.pt\n"), done.err
+    expected = XNet()
+    load_keras_weights(expected, [weight.values for weight in weights])
+    made = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert made.keys() == expected.state_dict().keys()
+    assert all(torch.equal(made[key], value) for key, value in expected.state_dict().items())
 
 
 def test_nothing_to_restore_or_import(bundles: Folders, tmp_path: Path) -> None:

@@ -175,7 +175,8 @@ class Progress:
     def stop(self, engine: Engine) -> None:
         """Close the bar; say what came out and where it is."""
         self.bar.close()
-        print(f"Trained for {engine.state.epoch} epochs{self._best()}.")
+        epochs = engine.state.epoch
+        print(f"Trained for {epochs} epoch{'' if epochs == 1 else 's'}{self._best()}.")
         print(f"Weights: {self.weights.resolve()}")
 
     def fail(self, engine: Engine, error: Exception) -> None:

@@ -497,7 +497,7 @@ def test_two_processes_train_and_evaluate(trees: Folders, bundles: Folders, tmp_
     NETWORKS["cnnres"]().load_state_dict(state)  # without a wrapper's prefix
     last = torch.load(tmp_path / "run" / "models" / "last.ckpt", weights_only=True)
     assert last["trainer"] == {"epoch": 1, "iteration": 2}  # four cases, two processes
-    assert done.stdout.count("Trained for 1 epochs") == 1
+    assert done.stdout.count("Trained for 1 epoch;") == 1
 
     done = start(
         "evaluating", "--config_file", config(folder, "train", "evaluate", "multi_gpu_evaluate"),

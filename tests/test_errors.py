@@ -1,0 +1,124 @@
+"""Errors in words: found however deeply they are wrapped, and told in one sentence when nobody catches them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from shared_nets import errors
+from shared_nets.errors import ScanNotFoundError, StrokeSegError, WeightsError, own_error
+
+SENTENCE = "model.pt: there is no such weights file; name another."
+
+
+def wrapped(*layers: Exception, cause: Exception) -> Exception:
+    """``cause``, raised inside the first layer, inside the second..."""
+    error = cause
+    for layer in layers:
+        try:
+            raise layer from error
+        except Exception as raised:
+            error = raised
+    return error
+
+
+def test_all_are_value_errors_of_one_base() -> None:
+    own = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(own) > 5
+    assert all(issubclass(kind, StrokeSegError) and issubclass(kind, ValueError) for kind in own)
+
+
+def test_own_error_is_found_behind_any_number_of_others() -> None:
+    cause = WeightsError(SENTENCE)
+    assert own_error(cause) is cause
+    assert own_error(wrapped(RuntimeError("a"), RuntimeError("b"), KeyError("c"), cause=cause)) is cause
+
+
+def test_the_outermost_of_several_counts() -> None:
+    outer = ScanNotFoundError("outer")
+    assert (
+        own_error(wrapped(RuntimeError("a"), outer, RuntimeError("b"), cause=WeightsError("inner"))) is outer
+    )
+
+
+def test_own_error_behind_one_raised_while_handling_it() -> None:
+    cause = WeightsError(SENTENCE)
+    try:
+        try:
+            raise cause
+        except WeightsError:
+            raise RuntimeError("while handling")  # noqa: B904
+    except RuntimeError as error:
+        assert own_error(error) is cause
+
+
+@pytest.mark.parametrize(
+    "error", [None, ValueError("theirs"), wrapped(RuntimeError("a"), cause=KeyError("b"))]
+)
+def test_errors_of_others_are_not_ours(error: Exception | None) -> None:
+    assert own_error(error) is None
+
+
+def test_what_was_dealt_with_is_not_told() -> None:
+    try:
+        try:
+            raise WeightsError("dealt with")
+        except WeightsError:
+            raise RuntimeError("new") from None
+    except RuntimeError as error:
+        assert own_error(error) is None
+
+
+def end(raising: str, setup: str = "tell_errors_in_words()") -> subprocess.CompletedProcess[str]:
+    """How a program ends in which ``raising`` is executed."""
+    code = f"from shared_nets.errors import *\n{setup}\n{textwrap.dedent(raising)}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_an_uncaught_error_is_its_sentence_and_exit_code_1() -> None:
+    done = end(f"raise WeightsError({SENTENCE!r})")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", SENTENCE + "\n")
+
+
+NESTED = f"""
+    try:
+        try:
+            raise WeightsError({SENTENCE!r})
+        except Exception as error:
+            raise RuntimeError("Failed to instantiate component") from error
+    except Exception as error:
+        raise RuntimeError("Failed to evaluate ConfigExpression") from error
+"""
+
+
+def test_wrapped_as_monai_wraps_it() -> None:
+    done = end(NESTED)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", SENTENCE + "\n")
+
+
+def test_debug_keeps_the_traceback() -> None:
+    done = end(NESTED, setup="tell_errors_in_words(); tell_errors_in_words(debug=True)")
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 3
+    assert SENTENCE in done.stderr
+
+
+def test_errors_of_others_keep_their_traceback() -> None:
+    done = end("1 / 0")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_interrupted() -> None:
+    done = end("raise KeyboardInterrupt")
+    assert done.returncode != 0
+    assert done.stderr == "Interrupted; what was finished is kept.\n"
+
+
+def test_programs_that_catch_see_no_difference() -> None:
+    done = end(f"try:\n    raise WeightsError({SENTENCE!r})\nexcept ValueError as error:\n    print(error)")
+    assert (done.returncode, done.stdout, done.stderr) == (0, SENTENCE + "\n", "")

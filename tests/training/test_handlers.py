@@ -1,0 +1,191 @@
+"""Checkpoints and progress on a trainer of one weight, whose validation follows a script."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Engine, Events, State
+from torch import nn
+
+from shared_nets.errors import OutputError, UsageError, WeightsError
+from shared_nets.training import Checkpoints, Progress, checkpoint_folder
+
+
+class Training:
+    """Each epoch adds one to the only weight; ``scores`` are the validation's, by epoch."""
+
+    def __init__(self, epochs: int, scores: list[float] | None = None) -> None:
+        self.network = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(self.network.weight)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.5)
+        self.epochs = epochs
+        self.trainer = Engine(self.step)
+        self.validator: Engine | None = None
+        if scores is not None:
+            self.validator = Engine(lambda engine, batch: None)
+            # What MONAI's engines keep, see monai.engines.Workflow.
+            self.validator.state = State(metrics={}, best_metric=-1, best_metric_epoch=-1)
+            self.validator.state.key_metric_name = "val_dice"
+            self.scores = scores
+            self.trainer.add_event_handler(Events.EPOCH_COMPLETED, self.validate)
+
+    def step(self, engine: Engine, batch: object) -> dict[str, float]:
+        with torch.no_grad():
+            self.network.weight += 1
+        return {"loss": 0.25}
+
+    def validate(self, engine: Engine) -> None:
+        assert self.validator is not None
+        state, score = self.validator.state, self.scores[engine.state.epoch - 1]
+        state.metrics = {"val_dice": score}
+        if state.best_metric_epoch == -1 or score > state.best_metric:
+            state.best_metric, state.best_metric_epoch = score, engine.state.epoch
+
+    def run(self, folder: Path, resume: bool = False) -> None:
+        state = {"optimizer": self.optimizer}
+        Checkpoints(str(folder), self.network, state, self.validator, resume).attach(self.trainer)
+        self.trainer.run([0, 1], max_epochs=self.epochs)
+
+
+def weight(path: Path) -> float:
+    """The only weight of ``model.pt``; two batches an epoch add two."""
+    return torch.load(path, weights_only=True)["weight"].item()
+
+
+class TestCheckpoints:
+    def test_the_best_epoch_is_kept(self, tmp_path: Path) -> None:
+        Training(4, scores=[0.1, 0.7, 0.7, 0.5]).run(tmp_path)
+        assert weight(tmp_path / "model.pt") == 4  # after epoch 2; an equal score later is no better
+        last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+        assert last["network"]["weight"].item() == 8
+        assert last["trainer"] == {"epoch": 4, "iteration": 8}
+        assert {p.name for p in tmp_path.iterdir()} == {"model.pt", "last.ckpt"}
+
+    def test_the_last_epoch_is_kept_without_validation(self, tmp_path: Path) -> None:
+        Training(3).run(tmp_path)
+        assert weight(tmp_path / "model.pt") == 6
+
+    def test_resumed_from_where_it_was(self, tmp_path: Path) -> None:
+        Training(2, scores=[0.1, 0.7]).run(tmp_path)
+        again = Training(4, scores=[0, 0, 0.6, 0.8])
+        again.run(tmp_path, resume=True)
+        assert again.network.weight.item() == 8  # two epochs more, not four
+        assert again.trainer.state.epoch == 4
+        assert weight(tmp_path / "model.pt") == 8
+
+    def test_a_worse_epoch_after_resuming_does_not_replace_the_best(self, tmp_path: Path) -> None:
+        Training(2, scores=[0.1, 0.7]).run(tmp_path)
+        again = Training(3, scores=[0, 0, 0.6])
+        again.run(tmp_path, resume=True)
+        assert weight(tmp_path / "model.pt") == 4
+        assert again.validator is not None
+        assert again.validator.state.best_metric_epoch == 2
+
+    def test_nothing_to_resume(self, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match=r"last\.ckpt: there is no run to resume"):
+            Training(2).run(tmp_path, resume=True)
+
+    @pytest.mark.parametrize("epochs", [1, 2])
+    def test_nothing_left_to_do(self, tmp_path: Path, epochs: int) -> None:
+        Training(2).run(tmp_path)
+        with pytest.raises(UsageError, match=r"already has 2 epochs; raise max_epochs"):
+            Training(epochs).run(tmp_path, resume=True)
+        assert weight(tmp_path / "model.pt") == 4
+
+    @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+    def test_unusable_state(self, tmp_path: Path, content: bytes | None) -> None:
+        Training(1).run(tmp_path)
+        if content is None:  # another network's
+            torch.save(torch.load(tmp_path / "last.ckpt") | {"network": {}}, tmp_path / "last.ckpt")
+        else:
+            (tmp_path / "last.ckpt").write_bytes(content)
+        with pytest.raises(WeightsError, match=r"last\.ckpt: cannot be resumed from"):
+            Training(2).run(tmp_path, resume=True)
+
+    def test_code_in_the_state_is_not_run(self, tmp_path: Path) -> None:
+        Training(1).run(tmp_path)
+        torch.save(torch.load(tmp_path / "last.ckpt") | {"trainer": Trap(tmp_path)}, tmp_path / "last.ckpt")
+        with pytest.raises(WeightsError):
+            Training(2).run(tmp_path, resume=True)
+        assert not (tmp_path / "sprung").exists()
+
+    def test_diverged_weights_are_not_kept(self, tmp_path: Path) -> None:
+        Training(1).run(tmp_path)
+        broken = Training(1)
+        nn.init.constant_(broken.network.weight, float("nan"))
+        with pytest.raises(WeightsError, match="NaN"):
+            broken.run(tmp_path)
+        assert weight(tmp_path / "model.pt") == 2
+
+    def test_no_place_to_write(self, tmp_path: Path) -> None:
+        (tmp_path / "models").write_text("a file")
+        with pytest.raises(OutputError, match="models"):
+            Training(1).run(tmp_path / "models")
+
+
+class Trap:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.folder / "sprung"), "w")
+
+
+class TestProgress:
+    def test_bar_and_summary(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        training = Training(2, scores=[0.5, 0.25])
+        Progress(str(tmp_path), training.validator).attach(training.trainer)
+        training.run(tmp_path)
+        said = capsys.readouterr()
+        assert "epoch 2/2, loss 0.2500" in said.err
+        assert "4/4" in said.err
+        assert "validation Dice 0.250, best 0.500" in said.err
+        assert said.out.splitlines() == [
+            "Trained for 2 epochs; best validation Dice 0.500 in epoch 1.",
+            f"Weights: {tmp_path.resolve() / 'model.pt'}",
+        ]
+
+    def test_without_validation(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        training = Training(1)
+        Progress(str(tmp_path)).attach(training.trainer)
+        training.run(tmp_path)
+        assert capsys.readouterr().out.startswith("Trained for 1 epoch, without validation.\n")
+
+    def test_stopped_early_it_is_told_once(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        training = Training(9)
+        Progress(str(tmp_path)).attach(training.trainer)
+        training.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), lambda engine: engine.terminate())
+        training.run(tmp_path)
+        assert capsys.readouterr().out.startswith("Trained for 2 epochs, without validation.\nWeights: ")
+
+    def test_errors_go_through(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        training = Training(1)
+        Progress(str(tmp_path)).attach(training.trainer)
+
+        def fail(engine: Engine) -> None:
+            raise WeightsError("told elsewhere")
+
+        training.trainer.add_event_handler(Events.ITERATION_COMPLETED, fail)
+        with pytest.raises(WeightsError, match="told elsewhere"):
+            training.run(tmp_path)
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.endswith("\n")  # what comes next stands on a line of its own
+
+
+class TestCheckpointFolder:
+    def test_never_the_bundle(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("MONAI_LABEL_APP_DIR", raising=False)
+        assert checkpoint_folder("bundle", "run") == str(Path("run/models"))
+
+    def test_the_bundle_in_monai_label(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MONAI_LABEL_APP_DIR", "/apps/radiology")
+        assert checkpoint_folder("bundle", "run") == str(Path("bundle/models"))
+        monkeypatch.delenv("MONAI_LABEL_APP_DIR")
+        monkeypatch.setitem(sys.modules, "monailabel", sys)
+        assert checkpoint_folder("bundle", "run") == str(Path("bundle/models"))

@@ -1,0 +1,125 @@
+"""Where a training starts, what is decayed, which channels are dropped, and several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from torch import distributed, nn
+
+from shared_nets import CNNRes, XNet
+from shared_nets.errors import WeightsError
+from shared_nets.training import RandDropChanneld, decay_kernels_only, local_device, parallel, start_from
+from shared_nets.training.processes import join_processes
+
+
+class TestStart:
+    def test_from_scratch(self) -> None:
+        network = nn.Linear(2, 2)
+        before = network.weight.clone()
+        assert start_from(None, network) is network
+        assert torch.equal(network.weight, before)
+
+    def test_from_weights(self, tmp_path: Path) -> None:
+        torch.save(CNNRes().state_dict(), tmp_path / "model.pt")
+        network = start_from(tmp_path / "model.pt", CNNRes())
+        saved = torch.load(tmp_path / "model.pt", weights_only=True)
+        assert all(torch.equal(value, saved[key]) for key, value in network.state_dict().items())
+
+    def test_from_nothing_or_another_network(self, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match=r"absent\.pt"):
+            start_from(tmp_path / "absent.pt", CNNRes())
+        torch.save(CNNRes(in_channels=1).state_dict(), tmp_path / "model.pt")
+        with pytest.raises(WeightsError, match="do not fit CNNRes"):
+            start_from(tmp_path / "model.pt", CNNRes(in_channels=2))
+
+
+class TestDecay:
+    @pytest.mark.parametrize("network", [XNet(), CNNRes()], ids=["xnet", "cnnres"])
+    def test_every_kernel_and_nothing_else(self, network: nn.Module) -> None:
+        kernels, others = decay_kernels_only(network, 2e-5)
+        assert (kernels["weight_decay"], others["weight_decay"]) == (2e-5, 0)
+        convolutions = {id(m.weight) for m in network.modules() if isinstance(m, nn.Conv2d)}
+        assert {id(p) for p in kernels["params"]} == convolutions
+        assert len(kernels["params"]) + len(others["params"]) == len(list(network.parameters()))
+
+    def test_the_gradient_is_that_of_keras(self) -> None:
+        """Keras adds c·w² to the loss; a plain step from w with no other loss is then w - lr·2c·w."""
+        network = nn.Conv2d(1, 1, 1)
+        nn.init.constant_(network.weight, 3.0)
+        nn.init.constant_(network.bias, 3.0)
+        optimizer = torch.optim.SGD(decay_kernels_only(network, 2 * 0.01), lr=0.1)
+        (0 * network(torch.zeros(1, 1, 1, 1))).sum().backward()
+        optimizer.step()
+        assert network.weight.item() == pytest.approx(3 - 0.1 * 2 * 0.01 * 3)
+        assert network.bias.item() == 3
+
+
+class TestDropChannel:
+    @staticmethod
+    def image(channels: int = 2) -> MetaTensor:
+        return MetaTensor(torch.ones(channels, 4, 4), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
+
+    def test_one_channel_and_only_one(self) -> None:
+        drop = RandDropChanneld("image", prob=1)
+        drop.set_random_state(0)
+        left = {tuple(drop({"image": self.image()})["image"].mean(dim=(1, 2)).tolist()) for _ in range(50)}
+        assert left == {(0, 1), (1, 0)}
+
+    def test_as_often_as_asked(self) -> None:
+        drop = RandDropChanneld("image", prob=0.3)
+        drop.set_random_state(0)
+        dropped = np.mean([drop({"image": self.image()})["image"].mean() < 1 for _ in range(1000)])
+        assert dropped == pytest.approx(0.3, abs=0.05)  # three standard errors
+
+    def test_the_last_one_stays(self) -> None:
+        drop = RandDropChanneld("image", prob=1)
+        image = self.image()
+        image[1] = 0
+        assert torch.equal(drop({"image": image})["image"], image)
+        assert drop({"image": self.image(1)})["image"].all()
+
+    def test_the_input_and_the_rest_stay_as_they_are(self) -> None:
+        image = self.image()
+        out = RandDropChanneld("image", prob=1)({"image": image, "label": 5, "image_path": "a"})
+        assert image.all()
+        assert (out["label"], out["image_path"]) == (5, "a")
+        assert torch.equal(out["image"].affine, image.affine)
+
+    def test_missing_keys(self) -> None:
+        with pytest.raises(KeyError):
+            RandDropChanneld("image", prob=1)({})
+        assert RandDropChanneld("image", prob=1, allow_missing_keys=True)({"a": 1}) == {"a": 1}
+
+
+class TestProcesses:
+    @pytest.fixture
+    def group(self, tmp_path: Path) -> Iterator[None]:
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+        yield
+        distributed.destroy_process_group()
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+    def test_without_gpu(self, group: None) -> None:
+        assert local_device() == torch.device("cpu")
+        network = CNNRes().eval()
+        image = torch.rand(1, 2, 32, 32)
+        expected = network(image)
+        wrapped = parallel(network, "cpu")
+        assert wrapped.module is network
+        torch.testing.assert_close(wrapped(image), expected)
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+    def test_joined_by_what_torchrun_sets(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        for key, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}.items():
+            monkeypatch.setenv(key, str(value))
+        join_processes()
+        try:
+            assert distributed.get_backend() == "gloo"
+            assert distributed.get_world_size() == 1
+        finally:
+            distributed.destroy_process_group()
