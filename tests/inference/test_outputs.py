@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, existing: bytes | None)
         target.write_bytes(existing)
     with full_disk(), pytest.raises(OutputError) as raised:
         write_nifti(target, np.zeros(SHAPE, np.float32), reference)
-    reason = "there is no space left to write it; free some, or choose another output folder."
-    assert str(raised.value) == f"{target}: {reason}"
+    reason = "there is no space left; free some, or choose another output folder."
+    assert str(raised.value) == f"{target} cannot be written: {reason}"
     left = {path.name: path.read_bytes() for path in target.parent.iterdir()}
     assert left == ({} if existing is None else {target.name: existing})
