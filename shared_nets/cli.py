@@ -1,4 +1,4 @@
-"""`strokeseg`: the bundles at the command line. A thin front; the work is done by the bundles' own configs."""
+"""`strokeseg`: the bundles at the command line. A thin front; the bundles' own configs do the work."""
 
 from __future__ import annotations
 
