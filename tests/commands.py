@@ -73,7 +73,7 @@ def _main(words: Sequence[str], cwd: Path, environment: dict[str, str], out: Pat
     """What the interpreter does for ``python -m``, from the working directory to the exit code."""
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     os.environ |= environment
     os.chdir(cwd)
     sys.path[:0] = [str(cwd), str(ROOT)]

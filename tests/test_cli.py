@@ -131,7 +131,7 @@ def test_the_same_as_the_bundle(trees: Folders, bundles: Folders, tmp_path: Path
 
 
 def test_bad_scans_beside_a_good_one(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
-    """One that is corrupt, one that is not there, a folder in a file's place: told, and the good one is done."""
+    """One that is corrupt, one that is not there, a folder in a file's place: the good one is done."""
     good = trees["xnet"] / "imagesTs" / "case1.nii.gz"
     corrupt = tmp_path / "corrupt.nii.gz"
     corrupt.write_bytes(good.read_bytes()[:2000])
@@ -194,8 +194,8 @@ def test_two_scans_of_one_name(trees: Folders, bundles: Folders, tmp_path: Path)
         (tmp_path / session).mkdir()
         shutil.copy(trees["xnet"] / "imagesTr" / f"case{number}.nii.gz", tmp_path / session / "t1.nii.gz")
     done = strokeseg(
-        "predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", "out", "before", "after/t1.nii.gz",
-        cwd=tmp_path,
+        "predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", "out",
+        "before", "after/t1.nii.gz", cwd=tmp_path,
     )  # fmt: skip
     assert done.code == 0, done.err
     table = pd.read_csv(tmp_path / "out" / "lesions.csv")

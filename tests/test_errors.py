@@ -1,4 +1,4 @@
-"""Errors in words: found however deeply they are wrapped, and told in one sentence when nobody catches them."""
+"""Errors in words: found however deeply they are wrapped, and one sentence when nobody catches them."""
 
 from __future__ import annotations
 
@@ -45,14 +45,9 @@ def test_the_outermost_of_several_counts() -> None:
 
 
 def test_own_error_behind_one_raised_while_handling_it() -> None:
-    cause = WeightsError(SENTENCE)
-    try:
-        try:
-            raise cause
-        except WeightsError:
-            raise RuntimeError("while handling")  # noqa: B904
-    except RuntimeError as error:
-        assert own_error(error) is cause
+    error = RuntimeError("while handling")
+    error.__context__ = WeightsError(SENTENCE)
+    assert own_error(error) is error.__context__
 
 
 @pytest.mark.parametrize(
@@ -63,13 +58,10 @@ def test_errors_of_others_are_not_ours(error: Exception | None) -> None:
 
 
 def test_what_was_dealt_with_is_not_told() -> None:
-    try:
-        try:
-            raise WeightsError("dealt with")
-        except WeightsError:
-            raise RuntimeError("new") from None
-    except RuntimeError as error:
-        assert own_error(error) is None
+    error = wrapped(RuntimeError("new"), cause=WeightsError("dealt with"))
+    error.__cause__ = None  # as `raise ... from None` leaves it
+    assert error.__suppress_context__
+    assert own_error(error) is None
 
 
 def end(raising: str, setup: str = "tell_errors_in_words()") -> subprocess.CompletedProcess[str]:

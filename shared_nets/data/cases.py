@@ -82,9 +82,7 @@ def find_cases(
     labelled = section != "test" if labelled is None else labelled
     sources = list(source) if isinstance(source, (list, tuple)) else [source]
     if not sources or any(one is None or one == "" for one in sources):
-        raise UsageError(
-            "No scan, folder or data list was named: give one (for a bundle, --dataset_dir PATH)."
-        )
+        raise UsageError("No scan, folder or data list was named: give at least one (--dataset_dir PATH).")
 
     wanted: tuple[str, ...] = ("test",) if section == "test" else ("training", "validation")
     pools: dict[str, list[Case]] = {}

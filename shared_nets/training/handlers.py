@@ -43,9 +43,10 @@ class Checkpoints:
     """
     Keeps the best weights and all that a run needs to go on, and goes on from it when asked to.
 
-    After every epoch ``last.ckpt`` is written, and ``model.pt``, a plain state dict, when the validation's key
-    metric is the best so far, or every time when there is no validation. Both are written under a temporary
-    name and renamed, so a killed run leaves the last whole ones. Among several processes the first writes.
+    After every epoch ``last.ckpt`` is written, and ``model.pt``, a plain state dict, when the validation's
+    key metric is the best so far, or every time when there is no validation. Both are written under a
+    temporary name and renamed, so a killed run leaves the last whole ones. Among several processes the first
+    writes. Not ``last.pt``: MONAI Label would offer it as weights.
 
     Args:
         folder: where both are kept.
@@ -67,7 +68,7 @@ class Checkpoints:
         self.last = Path(folder) / "last.ckpt"
         self.network = network
         self.state = {"network": network, **state}
-        self.validator = validator
+        self.validator: Any = validator  # MONAI adds to its state
         self.resume = resume
 
     def attach(self, engine: Engine) -> None:
@@ -116,7 +117,8 @@ class Checkpoints:
             done, best = content["trainer"], content.get("best")
         except Exception as error:
             raise WeightsError(
-                f"{self.last}: it cannot be resumed from ({type(error).__name__}): use the settings it was made with."
+                f"{self.last}: cannot be resumed from ({type(error).__name__}); "
+                f"start without resume, or with the settings it was made with."
             ) from error
         if done["epoch"] >= (engine.state.max_epochs or 0):
             raise UsageError(
@@ -140,7 +142,7 @@ class Progress:
 
     def __init__(self, folder: str, validator: Engine | None = None) -> None:
         self.weights = Path(folder) / "model.pt"
-        self.validator = validator
+        self.validator: Any = validator
 
     def attach(self, engine: Engine) -> None:
         """
@@ -192,5 +194,5 @@ class Progress:
         return f"; best validation Dice {float(state.best_metric):.3f} in epoch {state.best_metric_epoch}"
 
 
-def _key_metric(validator: Engine) -> float:
+def _key_metric(validator: Any) -> float:
     return float(validator.state.metrics[validator.state.key_metric_name])

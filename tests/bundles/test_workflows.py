@@ -1,4 +1,4 @@
-"""The bundles' configs, each run for real: from any folder, on every kind of data, with what users override."""
+"""The bundles' configs, each run for real: from any folder, on every kind of data, by every starter."""
 
 from __future__ import annotations
 
@@ -149,7 +149,8 @@ def test_dwi_alone(bundles: Folders, tmp_path: Path) -> None:
         mask = lesion_mask(number)
         write(tmp_path / "imagesTr" / f"p{number}_0000.nii.gz", head("DWI", mask, number))
         write(tmp_path / "labelsTr" / f"p{number}.nii.gz", mask)
-    assert sorted(sum(sections(bundles["cnnres"], tmp_path), [])) == ["p1", "p2"]
+    train, validate = sections(bundles["cnnres"], tmp_path)
+    assert sorted([*train, *validate]) == ["p1", "p2"]
     done = bundle(
         config_file=config(bundles["cnnres"], "train"),
         dataset_dir=tmp_path,

@@ -308,6 +308,8 @@ def test_scans_without_labels_cannot_train(make: Any) -> None:
 def test_nothing_named() -> None:
     with pytest.raises(UsageError, match="at least one"):
         find_cases([])
+    with pytest.raises(UsageError, match="--dataset_dir"):
+        find_cases("")  # what the bundles' configs hold: the working directory is not meant
 
 
 def test_unknown_section(tmp_path: Path) -> None:
