@@ -1,4 +1,4 @@
-"""`strokeseg`: the bundles at the command line. A thin front; the bundles' own configs do the work."""
+"""`strokeseg`: the bundles at the command line, a thin front to their own configs."""
 
 from __future__ import annotations
 

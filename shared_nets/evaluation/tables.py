@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from shared_nets.errors import OutputError, ScanMismatchError, ScanNotFoundError, UsageError
+from shared_nets.errors import ScanMismatchError, ScanNotFoundError, UsageError
 from shared_nets.evaluation.metrics import (
     METRICS,
     UNDEFINED_WHEN_EMPTY,
@@ -20,6 +20,7 @@ from shared_nets.evaluation.metrics import (
     case_metrics,
     reference_lesions,
 )
+from shared_nets.files import write_bytes
 
 FOUND, MISSED = "found_ml", "missed_ml"
 """Columns with the volumes in mL of the reference's lesions that were found and missed, space between."""
@@ -172,13 +173,7 @@ def write_summary(table_csv: str | Path, output_csv: str | Path, **options: Any)
         summary = summarise(cases, **options)
     except UsageError as error:
         raise UsageError(f"{table_csv}: {error}") from error
-    try:
-        summary.to_csv(output_csv, index=False)
-    except OSError as error:
-        raise OutputError(
-            f"{output_csv} cannot be written ({error.strerror or error}); "
-            f"choose a folder with space that you may write to."
-        ) from error
+    write_bytes(output_csv, summary.to_csv(index=False).encode())
     return summary
 
 

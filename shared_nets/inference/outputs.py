@@ -1,14 +1,12 @@
-"""Files that are whole or not there: masks and probabilities on the scan's own grid, pictures, tables."""
+"""What a run writes: masks and probabilities on the scan's own grid, pictures, tables."""
 
 from __future__ import annotations
 
-import errno
 import gzip
 import io
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +17,12 @@ from ignite.engine import Engine, Events
 from numpy.typing import ArrayLike
 
 from shared_nets.errors import OutputError
+from shared_nets.files import reason, write_bytes
 from shared_nets.inference.picture import lesion_sheet
 
 MASK_SUFFIX = "_label-lesion_mask.nii.gz"
 PROBABILITY_SUFFIX = "_label-lesion_probseg.nii.gz"
 PICTURE_SUFFIX = "_label-lesion.png"
-
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """
-    Write a file in one step: it is either there with all its content, or as it was before.
-
-    Args:
-        path: the file; one of the same name is replaced.
-        content: what it shall hold.
-
-    Raises:
-        OutputError: if there is no space or permission, or a folder of that name.
-    """
-    path = Path(path)
-    # In the same folder, since only a rename within one file system is a single step.
-    unfinished = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        try:
-            unfinished.write_bytes(content)
-            os.replace(unfinished, path)
-        except BaseException:  # also Ctrl-C
-            with suppress(OSError):
-                unfinished.unlink()
-            raise
-    except OSError as error:
-        raise OutputError(f"{path}: {_reason(error)}") from error
 
 
 def make_output_folder(folder: str | Path) -> Path:
@@ -75,7 +45,7 @@ def make_output_folder(folder: str | Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OutputError(f"{folder}: {_reason(error)}") from error
+        raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
     return folder
 
 
@@ -211,16 +181,3 @@ def engine_cases(engine: Engine) -> list[dict[str, Any]]:
 
 def _as_uint8(mask: Any) -> np.ndarray:
     return mask.cpu().numpy().astype(np.uint8)
-
-
-def _reason(error: OSError) -> str:
-    """Why a file could not be written, and what to do."""
-    if error.errno in _NO_SPACE:
-        return "there is no space left to write it; free some, or choose another output folder."
-    if error.errno in _NO_PERMISSION:
-        return "there is no permission to write it; choose another output folder."
-    if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return "a file stands where a folder is needed; choose another output folder."
-    if error.errno == errno.EISDIR:
-        return "a folder has the name of the file to write; rename it, or choose another output folder."
-    return f"it cannot be written ({error.strerror}); choose another output folder."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from shared_nets.errors import OutputError, UsageError, WeightsError
+from shared_nets.errors import UsageError, WeightsError
+from shared_nets.files import write_bytes
 from shared_nets.networks.fsm import FeatureSimilarityModule
 from shared_nets.networks.xnet import XNet
 
@@ -77,7 +79,9 @@ def import_keras(h5_path: str | os.PathLike[str], output_path: str | os.PathLike
         load_keras_weights(net, arrays)
     except WeightsError as error:
         raise WeightsError(f"{source} cannot be imported: {error}") from error
-    save_state_dict(net.state_dict(), output)
+    buffer = io.BytesIO()
+    torch.save(net.state_dict(), buffer)
+    write_bytes(output, buffer.getvalue())
 
 
 def read_keras_h5(path: str | os.PathLike[str]) -> list[np.ndarray]:
@@ -164,22 +168,6 @@ def to_torch_layout(array: ArrayLike, depthwise: bool) -> Tensor | None:
     if values.dim() != 4:
         return values
     return values.permute(2, 3, 0, 1) if depthwise else values.permute(3, 2, 0, 1)
-
-
-def save_state_dict(state: dict[str, Tensor], output: Path) -> None:
-    """Write ``state`` under a temporary name beside ``output``, then rename it."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.save(state, temporary)
-            temporary.replace(output)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise OutputError(
-            f"{output} cannot be written: choose a folder with space and permission."
-        ) from error
 
 
 def text(name: bytes | str) -> str:

@@ -1,4 +1,4 @@
-"""What leaves the house: weights."""
+"""Weight files: loaded, checked, saved."""
 
 from shared_nets.release.weights import (
     check_architecture,

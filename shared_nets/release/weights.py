@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +21,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from shared_nets.errors import OutputError, WeightsError
+from shared_nets.errors import WeightsError
+from shared_nets.files import write_bytes
 from shared_nets.networks import CNNRes, XNet
 
 SHIPPED = "models/model.safetensors"
@@ -121,7 +120,8 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path, half: bool = Fal
     Args:
         state: tensors by name, as ``network.state_dict()`` gives them.
         path: a ``.pt`` or ``.safetensors`` file; its folder is made if need be.
-        half: store floating-point values as float16, half the size; otherwise each keeps its type.
+        half: store kernels as float16, half the size; biases and batch norm's values, few and of wide range,
+            keep their type.
 
     Raises:
         WeightsError: if the ending is neither, a value is NaN or infinite, or too large for float16.
@@ -131,7 +131,7 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path, half: bool = Fal
     check_finite(state, f"{path} was not written: the state dict", "do not release these weights")
     plain = {key: state[key].detach().cpu().clone().contiguous() for key in sorted(state)}
     if half:
-        plain = {key: t.half() if t.is_floating_point() else t for key, t in plain.items()}
+        plain = {key: t.half() if t.is_floating_point() and t.ndim > 1 else t for key, t in plain.items()}
         check_finite(plain, f"{path} was not written: float16 of the state dict", "save it with half=False")
     if path.suffix == ".safetensors":
         data = safetensors.torch.save(plain)
@@ -142,8 +142,7 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path, half: bool = Fal
         data = buffer.getvalue()
     else:
         raise WeightsError(f"{path} has no ending of a weight file; name it .pt or .safetensors.")
-    with written_whole(path) as part:
-        part.write_bytes(data)
+    write_bytes(path, data)
 
 
 def sha256(path: str | Path) -> str:
@@ -294,29 +293,3 @@ def guess_network(state: Mapping[str, Tensor]) -> str | None:
     alike = {name: len(keys & state.keys()) / len(keys | state.keys()) for name, keys in names.items()}
     best = max(alike, key=lambda name: alike[name])
     return best if alike[best] > 0.5 else None
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """
-    A name beside ``path`` to write to, moved onto ``path`` when all went well and removed when not.
-
-    Args:
-        path: the file that is wanted; its folder is made if need be.
-
-    Raises:
-        OutputError: if the file cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror or error}); "
-            f"choose a folder with space that you may write to."
-        ) from error
-    finally:
-        with suppress(OSError):  # moved, or never made
-            part.unlink()

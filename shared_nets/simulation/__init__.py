@@ -1,1 +1,30 @@
+"""
+Simulated strokes: lesions painted into real anatomy, for pretraining, for the demo and for tests.
 
+Needs the extra ``simulation``: the ICBM template comes with nilearn.
+"""
+
+from shared_nets.simulation.acute import acute_contrast
+from shared_nets.simulation.anatomy import Anatomy, anatomy_of, icbm_anatomy, scan_anatomy
+from shared_nets.simulation.lesions import LesionShape, PlacedLesion, place, random_ellipsoid, read_masks
+from shared_nets.simulation.scenes import Scene, build_scene
+from shared_nets.simulation.slices import Paint, SimulatedSlices
+from shared_nets.simulation.t1 import t1_contrast
+
+__all__ = [
+    "Anatomy",
+    "LesionShape",
+    "Paint",
+    "PlacedLesion",
+    "Scene",
+    "SimulatedSlices",
+    "acute_contrast",
+    "anatomy_of",
+    "build_scene",
+    "icbm_anatomy",
+    "place",
+    "random_ellipsoid",
+    "read_masks",
+    "scan_anatomy",
+    "t1_contrast",
+]

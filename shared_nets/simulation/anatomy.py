@@ -9,18 +9,24 @@ import cc3d
 import nibabel as nib
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-# Channels of `Anatomy.maps`.
-CSF, GREY, WHITE, SCAN, DEPTH = range(5)
-# Centre of the ICBM152 brain's bounding box, mm; brains from other spaces are moved there.
-BRAIN_CENTRE_MM = np.array([0.0, -18.0, 5.0])
-# The depth map saturates here: further out is air.
+from shared_nets.data.loading import read_scan
+from shared_nets.errors import ScanGeometryError, UsageError
+
+CSF, GREY, WHITE, SCAN, CLOSENESS = range(5)
+"""Channels of `Anatomy.maps`."""
+BRAIN_CENTRE_MM = (0.0, -18.0, 5.0)
+"""Centre of the ICBM152 brain's bounding box in MNI space; brains from other spaces are moved there."""
 FAR_MM = 24.0
+"""Where distances from the brain saturate: scalp lies within (outer layers end at 21 mm), air beyond."""
+LEAST_BRAIN_ML = 300.0
+"""Less is no adult brain, which has 900 mL and more: the brain was not found."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Anatomy:
     """
     A head without visible lesion.
@@ -28,31 +34,44 @@ class Anatomy:
     Attributes:
         name: where it comes from.
         maps: ``(5, X, Y, Z)`` float32: fractions of CSF, grey and white matter (0–1), the scan scaled so
-            that white matter is 1, and the distance from the brain in mm (0 inside, at most 24).
+            that white matter is 1, and `FAR_MM` less the distance from the brain's surface in mm (negative
+            inside), so that what lies beyond the volume, sampled as 0, is far.
         affine: 4×4, voxel to mm; RAS, near MNI space.
         has_head: whether the scan shows skull, face and neck.
     """
 
     name: str
     maps: Tensor
-    affine: np.ndarray
+    affine: NDArray[np.float64]
     has_head: bool
 
 
 def icbm_anatomy() -> Anatomy:
-    """The ICBM152 2009a template of the nilearn package: T1 with grey and white matter maps, brain only."""
-    from nilearn import datasets
+    """
+    The ICBM152 2009a template that the nilearn wheel holds: T1 with grey and white matter maps, brain only.
 
-    folder = Path(datasets.__file__).parent / "data"
+    Source: Fonov et al., "Unbiased average age-appropriate atlases for pediatric studies", NeuroImage 2011.
+
+    Returns:
+        197×233×189 voxels of 1 mm, and the 24 mm of air around them that the distance map needs.
+
+    Raises:
+        UsageError: if nilearn is not installed.
+    """
+    try:
+        from nilearn import datasets
+    except ImportError as error:
+        raise UsageError(_needs("nilearn")) from error
+
+    folder = Path(str(datasets.__file__)).parent / "data"
     t1, grey, white = (
-        nib.load(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
+        read_scan(str(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"))
         for kind in ("t1", "gm", "wm")
     )
-    gm, wm = (np.asarray(image.dataobj, dtype=np.float32) / 255 for image in (grey, white))
-    scan = np.asarray(t1.dataobj, dtype=np.float32)
-    brain = ndimage.binary_fill_holes(scan > 0)
-    csf = np.clip(1 - gm - wm, 0, 1) * brain
-    return _anatomy("icbm152", scan, np.stack([csf, gm, wm]), t1.affine, has_head=False)
+    scan = t1.array[0]
+    tissue = np.concatenate([grey.array, white.array]) / 255
+    csf = np.clip(1 - tissue[0] - tissue[1], 0, 1) * ndimage.binary_fill_holes(scan > 0)
+    return anatomy_of("icbm152", scan, np.concatenate([csf[None], tissue]), t1.affine)
 
 
 def scan_anatomy(path: str | Path, has_head: bool = False) -> Anatomy:
@@ -60,61 +79,102 @@ def scan_anatomy(path: str | Path, has_head: bool = False) -> Anatomy:
     An anatomy from a T1-weighted scan: tissue maps by a mixture of three Gaussians over the brain.
 
     Args:
-        path: NIfTI file; brain only, or a head when ``has_head``.
-        has_head: the scan shows skull and face; the brain is then found by morphology.
+        path: NIfTI file of a scan without lesions, about aligned with MNI space; its brain is shifted there.
+        has_head: whether the scan shows skull and face, not the brain alone; the brain is then found by
+            morphology.
+
+    Raises:
+        StrokeSegError: the subclass that tells what is wrong with the file.
+        ScanGeometryError: also if there are not 300 mL of brain in it.
+        UsageError: if scikit-learn is not installed.
     """
-    image = nib.as_closest_canonical(nib.load(path))
-    scan = np.clip(np.asarray(image.dataobj, dtype=np.float32), 0, None)
-    brain = (
-        _brain_of_head(scan, image.header.get_zooms()) if has_head else scan > 0.02 * np.percentile(scan, 99)
-    )
+    volume = read_scan(str(path))
+    image = nib.as_closest_canonical(nib.Nifti1Image(volume.array[0], volume.affine))
+    scan = np.clip(np.asarray(image.dataobj), 0, None)
+    brain = _brain_of_head(scan, image.affine) if has_head else scan > 0.02 * np.percentile(scan, 99)
     brain = ndimage.binary_fill_holes(cc3d.largest_k(brain, k=1) > 0)
-    centre = nib.affines.apply_affine(image.affine, np.argwhere(brain)[[0, -1]].mean(0))
+    brain_ml = brain.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    if brain_ml < LEAST_BRAIN_ML:
+        shown = "a whole head" if has_head else "the brain alone"
+        raise ScanGeometryError(
+            f"{path} shows {brain_ml:.0f} mL of brain when taken for {shown}, too little for an adult: "
+            f"check its has_head, or leave it out."
+        )
     corners = np.argwhere(brain)
     centre = nib.affines.apply_affine(image.affine, (corners.min(0) + corners.max(0)) / 2)
     affine = image.affine.copy()
     affine[:3, 3] += BRAIN_CENTRE_MM - centre
-    tissues = _tissue_maps(scan, brain)
-    return _anatomy(Path(path).name, scan, tissues, affine, has_head)
+    return anatomy_of(Path(path).name, scan, _tissue_maps(scan, brain), affine, has_head)
 
 
-def _anatomy(name: str, scan: np.ndarray, tissues: np.ndarray, affine: np.ndarray, has_head: bool) -> Anatomy:
-    """Scale the scan to its white matter and add the distance from the brain."""
-    white_level = np.median(scan[tissues[WHITE] > 0.8])
+def anatomy_of(
+    name: str,
+    scan: NDArray[np.float32],
+    tissues: NDArray[np.float32],
+    affine: NDArray[np.float64],
+    has_head: bool = False,
+) -> Anatomy:
+    """
+    An anatomy from a T1-weighted scan and its tissue maps.
+
+    Args:
+        name: where it comes from.
+        scan: ``(X, Y, Z)``, 0 or more, in any unit.
+        tissues: ``(3, X, Y, Z)``: fractions of CSF, grey and white matter, 0–1.
+        affine: 4×4, voxel to mm; RAS, near MNI space.
+        has_head: whether ``scan`` shows skull, face and neck. Brains alone get 24 mm of air around them.
+    """
+    level = np.median(scan[tissues[WHITE] > 0.8])
     brain = tissues.sum(0) > 0.5
-    spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
-    pad = np.ceil(FAR_MM / spacing).astype(int) if not has_head else np.zeros(3, int)
-    widths = [(int(p), int(p)) for p in pad]
+    spacing = nib.affines.voxel_sizes(affine)
     affine = affine.copy()
-    affine[:3, 3] -= affine[:3, :3] @ pad
-    brain, scan = np.pad(brain, widths), np.pad(scan, widths)
-    tissues = np.pad(tissues, [(0, 0), *widths])
-    depth = np.minimum(ndimage.distance_transform_edt(~brain, sampling=spacing), FAR_MM)
-    maps = np.concatenate([tissues, scan[None] / white_level, depth[None]]).astype(np.float32)
+    if not has_head:
+        margin = np.ceil(FAR_MM / spacing).astype(int)
+        widths = [(int(n), int(n)) for n in margin]
+        brain, scan = np.pad(brain, widths), np.pad(scan, widths)
+        tissues = np.pad(tissues, [(0, 0), *widths])
+        affine[:3, 3] -= affine[:3, :3] @ margin
+    outside = ndimage.distance_transform_edt(~brain, sampling=spacing)
+    inside = ndimage.distance_transform_edt(brain, sampling=spacing)
+    depth = np.clip(outside - inside, -FAR_MM, FAR_MM)
+    maps = np.concatenate([tissues, scan[None] / level, FAR_MM - depth[None]]).astype(np.float32)
     return Anatomy(name, torch.from_numpy(maps), affine, has_head)
 
 
-def _tissue_maps(scan: np.ndarray, brain: np.ndarray) -> np.ndarray:
+def _tissue_maps(scan: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Posterior of CSF, grey and white matter under three Gaussians, ordered as in T1: CSF < grey < white."""
-    from sklearn.mixture import GaussianMixture
+    try:
+        from sklearn.mixture import GaussianMixture
+    except ImportError as error:
+        raise UsageError(_needs("scikit-learn")) from error
 
     values = scan[brain]
     values = np.clip(values, *np.percentile(values, [0.5, 99.5]))[:, None]
-    starts = np.percentile(values, [5, 45, 85])[:, None]
-    mixture = GaussianMixture(3, means_init=starts, random_state=0).fit(
-        values[:: max(1, len(values) // 50_000)]
-    )
+    mixture = GaussianMixture(3, means_init=np.percentile(values, [5, 45, 85])[:, None], random_state=0)
+    mixture.fit(values[:: max(1, len(values) // 50_000)])  # 50,000 voxels place three Gaussians well enough
     order = np.argsort(mixture.means_.ravel())
     maps = np.zeros((3, *scan.shape), np.float32)
     maps[:, brain] = mixture.predict_proba(values)[:, order].T
     return maps
 
 
-def _brain_of_head(scan: np.ndarray, zooms: tuple[float, ...]) -> np.ndarray:
-    """A rough brain of a T1-weighted head: erode away the scalp, keep the largest piece, grow it back."""
-    level = np.percentile(scan[scan > 0.1 * np.percentile(scan, 99)], [25, 97])
-    tissue = (scan > level[0]) & (scan < level[1])
-    depth = ndimage.distance_transform_edt(tissue, sampling=zooms)
+def _brain_of_head(scan: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """
+    A rough brain of a T1-weighted head: erode away the scalp, keep the largest piece, grow it back.
+
+    Soft tissue is what is neither dark (skull, air) nor among the brightest (fat); 5 mm of erosion cut the
+    bridges between scalp and brain, and growing by 7 mm closes the sulci over.
+    """
+    spacing = nib.affines.voxel_sizes(affine)
+    dark, bright = np.percentile(scan[scan > 0.1 * np.percentile(scan, 99)], [25, 97])
+    depth = ndimage.distance_transform_edt((scan > dark) & (scan < bright), sampling=spacing)
     core = cc3d.largest_k(depth > 5, k=1) > 0
-    grown = ndimage.distance_transform_edt(~core, sampling=zooms) < 7
+    grown = ndimage.distance_transform_edt(~core, sampling=spacing) < 7
     return ndimage.binary_closing(grown, iterations=3)
+
+
+def _needs(package: str) -> str:
+    return (
+        f"Simulating lesions needs {package}, which is not installed: "
+        f'install the extra with pip install "shared_nets[simulation]".'
+    )

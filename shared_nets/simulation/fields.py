@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional as F
 
-# The box random fields are drawn on, in mm of MNI space: any head, with margin.
 FIELD_ORIGIN_MM = (-120.0, -150.0, -120.0)
+"""Lowest corner of the box that random fields fill: any head in MNI space, with margin; 0 outside."""
 FIELD_SIZE_MM = (240.0, 280.0, 240.0)
+"""Size of that box."""
+TRILINEAR_STD = 0.544
+"""Standard deviation of trilinear samples between knots of unit variance: √(2/3) for each axis."""
 
 
 def plane_coordinates(
     shape: tuple[int, int],
     spacing: float,
-    centre: np.ndarray,
-    rotation: np.ndarray,
+    centre: NDArray[np.float64],
+    rotation: NDArray[np.float64],
     offsets: tuple[float, ...] = (0.0,),
 ) -> Tensor:
     """
@@ -38,7 +43,7 @@ def plane_coordinates(
     return torch.from_numpy((local @ rotation.T + centre).astype(np.float32))
 
 
-def sample(volume: Tensor, affine: np.ndarray, coordinates: Tensor) -> Tensor:
+def sample(volume: Tensor, affine: NDArray[np.float64], coordinates: Tensor) -> Tensor:
     """
     Values of a volume at world coordinates, trilinear, zero outside.
 
@@ -80,20 +85,17 @@ def smooth_field(rng: np.random.Generator, coordinates: Tensor, knot_mm: float, 
     step = max(1, int(knot_mm / (3 * pixel_mm)))
     coarse = sample(noise, affine, coordinates[:, ::step, ::step])
     fine = F.interpolate(coarse, size=coordinates.shape[1:3], mode="bilinear", align_corners=True)
-    # Trilinear sampling of white knots has a standard deviation of about (2/3)^1.5.
-    return fine / 0.544
+    return fine / TRILINEAR_STD
 
 
-def rotation_matrix(degrees: np.ndarray) -> np.ndarray:
-    """Rotation by three angles in degrees about x, then y, then z."""
-    a, b, c = np.deg2rad(degrees)
-    rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
-    rz = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
-    return rz @ ry @ rx
+def rotation_matrix(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The 3×3 rotation by three angles in degrees about the fixed axes x, then y, then z."""
+    return Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
 
 
-def widen(coordinates: Tensor, centre: np.ndarray, radii: np.ndarray, amount: float) -> Tensor:
+def widen(
+    coordinates: Tensor, centre: NDArray[np.float64], radii: NDArray[np.float64], amount: float
+) -> Tensor:
     """
     Magnify what lies around a centre, as a ventricle widens: nearby coordinates are drawn towards it.
 
@@ -101,7 +103,8 @@ def widen(coordinates: Tensor, centre: np.ndarray, radii: np.ndarray, amount: fl
         coordinates: ``(..., 3)`` in mm.
         centre: x, y, z in mm.
         radii: standard deviations of the magnified region along x, y, z in mm.
-        amount: 0 leaves all in place; 0.5 doubles the size of what lies at the centre. Below 0.8.
+        amount: 0 leaves all in place; 0.5 doubles the size of what lies at the centre. Below 1, where the
+            centre would fill all.
 
     Returns:
         The moved coordinates.

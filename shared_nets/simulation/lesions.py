@@ -9,15 +9,20 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from shared_nets.data.loading import read_mask
+from shared_nets.errors import ScanGeometryError
 from shared_nets.simulation.fields import rotation_matrix, sample, smooth_field
 
-# Larger masks are errors of registration or of drawing, not strokes.
-MAX_VOLUME_ML = 400.0
+VOLUME_ML = (0.05, 400.0)
+"""Masks outside are left out: less shows in no slice, more is an error of registration or of drawing."""
+BRAIN_BOX_MM = ((-75.0, -112.0, -75.0), (75.0, 80.0, 90.0))
+"""Corners of a box around the brain in MNI space: the ICBM152 brain with a few mm of margin."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class LesionShape:
     """
     A lesion mask in MNI space.
@@ -29,48 +34,67 @@ class LesionShape:
     """
 
     mask: Tensor
-    affine: np.ndarray
-    points: np.ndarray
+    affine: NDArray[np.float64]
+    points: NDArray[np.float64]
+
+    @property
+    def volume_ml(self) -> float:
+        """Volume of the lesion in mL."""
+        return float(self.mask.sum()) * abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
 
 
-def read_masks(paths: Iterable[str | Path], min_volume_ml: float = 0.05) -> list[LesionShape]:
+def read_masks(paths: Iterable[str | Path]) -> list[LesionShape]:
     """
     Read real stroke masks that lie in MNI space.
 
     Args:
-        paths: NIfTI masks; non-zero is lesion.
-        min_volume_ml: smaller masks are left out, as are those over 400 mL.
+        paths: NIfTI masks; what is not 0 is lesion. Masks under 0.05 mL or over 400 mL are left out.
+
+    Raises:
+        ScanGeometryError: if a lesion's centre lies outside the brain of MNI space.
+        StrokeSegError: another subclass that tells what is wrong with a file.
     """
-    shapes = []
-    for path in paths:
-        image = nib.load(path)
-        mask = np.asarray(image.dataobj) > 0
-        volume = mask.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000
-        if min_volume_ml <= volume <= MAX_VOLUME_ML:
-            shapes.append(_cropped(mask, image.affine))
-    return shapes
+    shapes = (_read_shape(str(path)) for path in paths)
+    return [shape for shape in shapes if shape is not None]
 
 
-def _cropped(mask: np.ndarray, affine: np.ndarray) -> LesionShape:
+def _read_shape(path: str) -> LesionShape | None:
+    """The shape of one mask, or None if its volume is not of a stroke that can be shown."""
+    volume = read_mask(path)
+    mask = volume.array[0] != 0
+    volume_ml = mask.sum() * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
+    if not VOLUME_ML[0] <= volume_ml <= VOLUME_ML[1]:
+        return None
+    shape = _cropped(mask, volume.affine)
+    centre = shape.points.mean(0)
+    if (centre < BRAIN_BOX_MM[0]).any() or (centre > BRAIN_BOX_MM[1]).any():
+        raise ScanGeometryError(
+            f"{path} has its lesion around {', '.join(f'{c:.0f}' for c in centre)} mm, outside the brain of "
+            f"MNI space: register the mask to MNI space."
+        )
+    return shape
+
+
+def _cropped(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> LesionShape:
+    """The shape of a mask: its bounding box with one voxel of margin, and about 200 points."""
     voxels = np.argwhere(mask)
     low = voxels.min(0)
-    cut = mask[tuple(slice(a, b + 1) for a, b in zip(low, voxels.max(0), strict=True))]
-    cut = np.pad(cut, 1)
+    box = np.pad(mask[tuple(slice(a, b + 1) for a, b in zip(low, voxels.max(0), strict=True))], 1)
     shifted = affine.copy()
     shifted[:3, 3] = nib.affines.apply_affine(affine, low - 1)
     points = nib.affines.apply_affine(affine, voxels[:: max(1, len(voxels) // 200)])
-    return LesionShape(torch.from_numpy(cut[None].astype(np.float32)), shifted, points)
+    return LesionShape(torch.from_numpy(box[None].astype(np.float32)), shifted, points)
 
 
-def random_ellipsoid(rng: np.random.Generator, centre: np.ndarray) -> LesionShape:
+def random_ellipsoid(rng: np.random.Generator, centre: NDArray[np.float64]) -> LesionShape:
     """
-    A procedural lesion: an ellipsoid of log-normal volume, from lacunes of a few mm to several cm.
+    A procedural lesion: an ellipsoid of log-normal size, from lacunes of a few mm to several cm.
 
     Args:
         rng: source of randomness.
         centre: x, y, z in mm.
     """
-    radius = np.clip(np.exp(rng.normal(np.log(6.0), 0.6)), 1.5, 30.0)
+    radius = np.clip(np.exp(rng.normal(np.log(6.0), 0.6)), 1.5, 30.0)  # mm
     radii = radius * np.exp(rng.normal(0, 0.25, 3))
     reach = int(np.ceil(radii.max())) + 1
     axis = np.arange(-reach, reach + 1)
@@ -82,15 +106,22 @@ def random_ellipsoid(rng: np.random.Generator, centre: np.ndarray) -> LesionShap
     return _cropped(mask, affine)
 
 
-@dataclass
+@dataclass(frozen=True)
 class PlacedLesion:
-    """A shape moved to where it is painted: mirrored, turned, scaled and shifted."""
+    """
+    A shape moved to where it is painted.
+
+    Attributes:
+        shape: the lesion.
+        to_shape: 4×4, mm of the head to mm of the shape's space.
+        raggedness_mm: standard deviation of the displacement that frays the border.
+    """
 
     shape: LesionShape
-    to_shape: np.ndarray  # 4×4, mm of the head to mm of the shape's space
+    to_shape: NDArray[np.float64]
     raggedness_mm: float
 
-    def points(self) -> np.ndarray:
+    def points(self) -> NDArray[np.float64]:
         """Points inside the lesion, ``(n, 3)`` mm of the head."""
         return nib.affines.apply_affine(np.linalg.inv(self.to_shape), self.shape.points)
 
@@ -103,7 +134,13 @@ class PlacedLesion:
 
 
 def place(rng: np.random.Generator, shape: LesionShape) -> PlacedLesion:
-    """Mirror a shape every second time, and turn, scale and shift it a little."""
+    """
+    Turn, scale and shift a shape a little, and mirror it left to right every second time.
+
+    Args:
+        rng: source of randomness.
+        shape: a lesion in MNI space.
+    """
     centre = shape.points.mean(0)
     linear = rotation_matrix(rng.uniform(-15, 15, 3)) @ np.diag(np.exp(rng.normal(0, 0.12, 3)))
     to_shape = np.eye(4)

@@ -15,7 +15,8 @@ from torch import nn
 from tqdm import tqdm
 
 from shared_nets.errors import UsageError, WeightsError
-from shared_nets.release.weights import save_weights, written_whole
+from shared_nets.files import written_whole
+from shared_nets.release.weights import save_weights
 
 
 def checkpoint_folder(bundle_root: str, output_dir: str) -> str:
@@ -116,7 +117,7 @@ class Checkpoints:
             done, best = content["trainer"], content.get("best")
         except Exception as error:
             raise WeightsError(
-                f"{self.last}: cannot be resumed from ({type(error).__name__}); "
+                f"{self.last}: it cannot be resumed from ({type(error).__name__}); "
                 f"start without resume, or with the settings it was made with."
             ) from error
         if done["epoch"] >= (engine.state.max_epochs or 0):

@@ -1,16 +1,20 @@
 """
 Pretraining on simulated lesions: how the shipped weights were made.
 
-``python -m shared_nets.training.pretrain --help`` shows the command.
+``python -m shared_nets.training.pretrain --help`` shows the command. Slices and initial weights follow from
+the seed; how many slices are seen in the given minutes depends on the machine, so two runs come close but
+are not equal. A resumed run draws new slices: its stream is seeded by the seed plus the steps done.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+from math import cos, pi
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,19 +22,46 @@ import torch
 import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader
 
+from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, tell_errors_in_words
+from shared_nets.files import written_whole
 from shared_nets.networks import CNNRes, XNet
-from shared_nets.simulation.anatomy import Anatomy, icbm_anatomy, scan_anatomy
-from shared_nets.simulation.contrast import acute_contrast, t1_contrast
-from shared_nets.simulation.lesions import LesionShape, read_masks
-from shared_nets.simulation.slices import Paint, SimulatedSlices
+from shared_nets.release.weights import check_architecture, save_weights
+from shared_nets.simulation import (
+    Anatomy,
+    LesionShape,
+    Paint,
+    SimulatedSlices,
+    acute_contrast,
+    icbm_anatomy,
+    read_masks,
+    scan_anatomy,
+    t1_contrast,
+)
+
+SAVE_SECONDS = 180
+TELL_SECONDS = 60
+WARMUP_STEPS = 100
+"""Steps over which the learning rate rises, so that Adam's first estimates do no harm."""
+AVERAGE_DECAY = 0.998
+"""Of the exponential average of the weights, which is what is shipped: it covers the last 500 steps."""
+HELD_OUT = 5
+"""Every so many-th mask, in order of their names, is kept for testing."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the pretraining: until which share of the time, at which pixel size, on which slices."""
+    """
+    A part of the pretraining.
+
+    Attributes:
+        until: share of the time at which it ends; 1 for the last.
+        spacing: pixel size in mm.
+        shape: rows and columns of a slice.
+        batch: slices a step.
+    """
 
     until: float
     spacing: float
@@ -40,7 +71,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained, on which contrast, in which stages."""
+    """
+    What is trained, on which contrast, in which stages.
+
+    Attributes:
+        network: its class; called without arguments.
+        paint: the contrast.
+        stages: in order, the last one until 1.
+        learning_rate: at its highest, of AdamW.
+    """
 
     network: type[nn.Module]
     paint: Paint
@@ -48,16 +87,261 @@ class Recipe:
     learning_rate: float
 
 
+class Model(str, Enum):
+    """The networks that come as bundles."""
+
+    xnet = "xnet"
+    cnnres = "cnnres"
+
+
 RECIPES = {
     # Most of X-Net's time at 2 mm, where a slice costs a quarter; the end at the 1 mm it is used at.
-    "xnet": Recipe(
+    Model.xnet: Recipe(
         XNet,
         t1_contrast,
-        (Stage(0.55, 2.0, (112, 96), 8), Stage(1.0, 1.0, (224, 192), 4)),
+        (Stage(0.6, 2.0, (112, 96), 8), Stage(1.0, 1.0, (224, 192), 4)),
         learning_rate=1e-3,
     ),
-    "cnnres": Recipe(CNNRes, acute_contrast, (Stage(1.0, 1.5, (160, 160), 8),), learning_rate=5e-4),
+    Model.cnnres: Recipe(CNNRes, acute_contrast, (Stage(1.0, 1.5, (160, 160), 8),), learning_rate=5e-4),
 }
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def pretrain(
+    model: Annotated[Model, typer.Option(help="Network to train.")],
+    masks: Annotated[Path, typer.Option(help="Folder of stroke masks in MNI space.")],
+    output: Annotated[Path, typer.Option(help="Checkpoint file; resumed from when it is there.")],
+    minutes: Annotated[float, typer.Option(min=0, help="Length of the whole training.")] = 60.0,
+    anatomies: Annotated[
+        Path | None, typer.Option(help="Folder of T1 scans without lesions, with anatomies.json.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="model.pt or .safetensors to write when done, in half precision.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; simulation takes another process.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of initial weights and simulation.")] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train a network on simulated lesions; the learning rate follows a cosine over the given minutes."""
+    tell_errors_in_words(debug)
+    torch.set_num_threads(threads)
+    shapes, heads = training_masks(masks), anatomies_of(anatomies)
+    print(f"{len(heads)} anatomies, {len(shapes)} lesion shapes", flush=True)
+    train(RECIPES[model], heads, shapes, output, minutes, seed)
+    if export is not None:
+        export_average(RECIPES[model], output, export, heads, shapes, seed)
+        print(f"Wrote {export}")
+
+
+def training_masks(folder: Path) -> list[LesionShape]:
+    """
+    The lesion shapes to train on: four masks in five, in order of their names.
+
+    Args:
+        folder: stroke masks in MNI space, ``.nii`` or ``.nii.gz``, in subfolders too.
+
+    Raises:
+        ScanNotFoundError: if there is no such folder, or no usable mask for training in it.
+        StrokeSegError: if a mask cannot be read or is not in MNI space.
+    """
+    if not folder.is_dir():
+        raise ScanNotFoundError(f"{folder} is no folder: name the folder with the stroke masks.")
+    paths = sorted(path for path in folder.rglob("*") if path.name.endswith((".nii", ".nii.gz")))
+    shapes = read_masks(path for i, path in enumerate(paths) if i % HELD_OUT)
+    if not shapes:
+        raise ScanNotFoundError(
+            f"{folder} holds no stroke masks to train on ({len(paths)} NIfTI files, of which every fifth is "
+            f"kept for testing): add masks of 0.05 to 400 mL."
+        )
+    return shapes
+
+
+def anatomies_of(folder: Path | None) -> list[Anatomy]:
+    """
+    The ICBM template, and the T1-weighted scans that ``anatomies.json`` lists.
+
+    Args:
+        folder: holds the scans and ``anatomies.json``: a list of ``{"scan": FILE, "has_head": BOOL}``, see
+            `scan_anatomy`. None for the template alone.
+
+    Raises:
+        ScanNotFoundError: if ``anatomies.json`` or a scan is missing.
+        UsageError: if ``anatomies.json`` is not as told above, or a package of the extra is missing.
+        StrokeSegError: if a scan cannot be used.
+    """
+    entries = [] if folder is None else _read_list(folder / "anatomies.json")
+    return [icbm_anatomy(), *(scan_anatomy(path, has_head) for path, has_head in entries)]
+
+
+def _read_list(path: Path) -> list[tuple[Path, bool]]:
+    """The scans that an anatomies.json lists, and whether each shows the head."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ScanNotFoundError(
+            f"{path} is not there: write one, or train on the template without --anatomies."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is not readable JSON ({error}): correct it.") from error
+    well_formed = isinstance(entries, list) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("scan"), str)
+        and isinstance(entry.get("has_head"), bool)
+        for entry in entries
+    )
+    if not well_formed:
+        raise UsageError(f'{path} must hold a list such as [{{"scan": "T1.nii.gz", "has_head": false}}].')
+    return [(path.parent / entry["scan"], entry["has_head"]) for entry in entries]
+
+
+def train(
+    recipe: Recipe,
+    anatomies: Sequence[Anatomy],
+    lesions: Sequence[LesionShape],
+    output: Path,
+    minutes: float,
+    seed: int = 0,
+) -> None:
+    """
+    Train on simulated slices for a given time, or for what is left of it.
+
+    Args:
+        recipe: what to train, and how.
+        anatomies: heads to draw from.
+        lesions: lesion shapes to draw from.
+        output: the checkpoint, written every three minutes and at the end; resumed from when it is there.
+        minutes: length of the whole training, that before a resume included.
+        seed: of initial weights and simulation.
+
+    Raises:
+        WeightsError: if ``output`` is there and no checkpoint of this network's pretraining.
+        OutputError: if it cannot be written.
+    """
+    torch.manual_seed(seed)
+    run = Run(recipe)
+    if output.exists():
+        run.load(output)
+    else:
+        run.save(output)  # now, so that a folder without permission is told before hours of work
+    begun = time.monotonic() - 60 * run.minutes
+    saved = shown = time.monotonic()
+    losses: list[float] = []
+    while (progress := run.minutes / minutes if minutes else 1.0) < 1:
+        stage = next(s for s in recipe.stages if progress < s.until)
+        for batch in _batches(recipe, stage, anatomies, lesions, seed + run.steps):
+            losses.append(run.step(batch, min(progress, 1.0)))
+            now = time.monotonic()
+            run.minutes = (now - begun) / 60
+            progress = run.minutes / minutes
+            if now - shown > TELL_SECONDS:
+                print(
+                    f"{run.minutes:6.1f} min  step {run.steps:6d}  slices {run.slices:7d}  "
+                    f"{stage.spacing:g} mm  loss {sum(losses) / len(losses):.4f}",
+                    flush=True,
+                )
+                shown, losses = now, []
+            if now - saved > SAVE_SECONDS or progress >= 1:
+                run.save(output)
+                saved = now
+            if progress >= stage.until:
+                break
+
+
+def _batches(
+    recipe: Recipe, stage: Stage, anatomies: Sequence[Anatomy], lesions: Sequence[LesionShape], seed: int
+) -> Iterator[Mapping[str, Tensor]]:
+    """An endless stream of simulated batches, made by one process of its own."""
+    slices = SimulatedSlices(anatomies, lesions, recipe.paint, stage.shape, stage.spacing, seed=seed)
+    return iter(DataLoader(slices, batch_size=stage.batch, num_workers=1, prefetch_factor=4))
+
+
+class Run:
+    """
+    One training: network, running average of its weights, optimiser, and how far they are.
+
+    Attributes:
+        steps: optimiser steps done.
+        slices: slices seen.
+        minutes: time spent.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        """
+        Args:
+            recipe: what to train, and at which learning rate.
+        """
+        self.learning_rate = recipe.learning_rate
+        self.network = recipe.network()
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
+        self.average = AveragedModel(
+            self.network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY), use_buffers=True
+        )
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4
+        )
+        self.steps, self.slices, self.minutes = 0, 0, 0.0
+
+    def step(self, batch: Mapping[str, Tensor], progress: float) -> float:
+        """
+        One optimiser step.
+
+        Args:
+            batch: ``image`` ``(N, channels, rows, columns)`` and ``label`` ``(N, 1, rows, columns)``.
+            progress: share of the training that is done, 0–1.
+
+        Returns:
+            The loss.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * schedule(self.steps, progress)
+        image = batch["image"].contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.network(image)
+        loss = detection_loss(logits.float(), batch["label"])
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update_parameters(self.network)
+        self.steps += 1
+        self.slices += len(image)
+        return loss.item()
+
+    def save(self, path: Path) -> None:
+        """Write all there is to go on from, in one piece."""
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.steps,
+            "slices": self.slices,
+            "minutes": self.minutes,
+        }
+        with written_whole(path) as part:
+            torch.save(state, part)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        state = read_checkpoint(path)
+        check_architecture(self.network, state["network"], path)
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps, self.slices, self.minutes = state["step"], state["slices"], state["minutes"]
+
+
+def schedule(step: int, progress: float) -> float:
+    """
+    Share of the learning rate: a linear warm-up over 100 steps, a cosine over the time, 1 % at least.
+
+    Args:
+        step: steps done.
+        progress: share of the training that is done, 0–1.
+    """
+    return min(1.0, (step + 1) / WARMUP_STEPS) * max(0.5 * (1 + cos(pi * progress)), 0.01)
 
 
 def detection_loss(logits: Tensor, label: Tensor) -> Tensor:
@@ -65,6 +349,13 @@ def detection_loss(logits: Tensor, label: Tensor) -> Tensor:
     Cross entropy, lesions weighted twice, plus a little Dice over the batch.
 
     Cross entropy outweighs Dice: under Dice alone false positives grow with training.
+
+    Args:
+        logits: ``(N, 1, rows, columns)``.
+        label: 0 or 1, of the same shape.
+
+    Returns:
+        A scalar.
     """
     entropy = F.binary_cross_entropy_with_logits(logits, label, pos_weight=logits.new_tensor(2.0))
     probability = logits.sigmoid()
@@ -72,102 +363,73 @@ def detection_loss(logits: Tensor, label: Tensor) -> Tensor:
     return 4 * entropy + 0.3 * dice
 
 
-def anatomies_of(folder: Path | None) -> list[Anatomy]:
-    """The ICBM template, and the T1-weighted scans that ``anatomies.json`` in ``folder`` lists."""
-    anatomies = [icbm_anatomy()]
-    if folder is not None:
-        for entry in json.loads((folder / "anatomies.json").read_text()):
-            anatomies.append(scan_anatomy(folder / entry["scan"], entry["has_head"]))
-    return anatomies
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """
+    Read a checkpoint of a pretraining, running no code that the file may hold.
+
+    Args:
+        path: the file.
+
+    Returns:
+        ``network``, ``average`` (the network's tensors under ``module.``, and ``n_averaged``) and
+        ``optimizer``: state dicts; ``step``, ``slices`` and ``minutes``: how far it is.
+
+    Raises:
+        WeightsError: if it is missing, damaged, or something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} is not there: name the checkpoint of a pretraining.") from error
+    except Exception as error:  # a damaged file raises whatever its broken part leads to
+        raise WeightsError(
+            f"{path} is damaged or no checkpoint of a pretraining: name another file, or move this one away."
+        ) from error
+    wanted = {"network", "average", "optimizer", "step", "slices", "minutes"}
+    if not isinstance(state, dict) or not wanted <= state.keys():
+        raise WeightsError(
+            f"{path} is no checkpoint of a pretraining (those hold {', '.join(sorted(wanted))}): "
+            f"name another file, or move this one away."
+        )
+    return state
 
 
-def training_masks(folder: Path) -> list[LesionShape]:
-    """Four masks in five, in order of their names; every fifth is kept for testing."""
-    paths = sorted(folder.rglob("*.nii.gz"))
-    return read_masks(path for i, path in enumerate(paths) if i % 5)
-
-
-def loader(
-    recipe: Recipe, stage: Stage, anatomies: Sequence[Anatomy], masks: Sequence[LesionShape], seed: int
-) -> DataLoader[Any]:
-    """An endless loader of simulated batches; one process of its own."""
-    slices = SimulatedSlices(anatomies, masks, recipe.paint, stage.shape, stage.spacing, seed=seed)
-    return DataLoader(slices, batch_size=stage.batch, num_workers=1, prefetch_factor=4)
-
-
-def pretrain(
-    model: Annotated[str, typer.Option(help="xnet or cnnres")],
-    masks: Annotated[Path, typer.Option(help="folder of stroke masks in MNI space")],
-    output: Annotated[Path, typer.Option(help="checkpoint file; resumed from when it is there")],
-    minutes: Annotated[float, typer.Option(help="length of the whole training")] = 60.0,
-    anatomies: Annotated[Path | None, typer.Option(help="folder of scans with anatomies.json")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads")] = 1,
-    seed: Annotated[int, typer.Option(help="of weights and simulation")] = 0,
+def export_average(
+    recipe: Recipe,
+    checkpoint: str | Path,
+    output: str | Path,
+    anatomies: Sequence[Anatomy],
+    lesions: Sequence[LesionShape],
+    seed: int = 0,
+    batches: int = 100,
 ) -> None:
-    """Train a network on simulated lesions; the learning rate follows a cosine over the given minutes."""
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    recipe = RECIPES[model]
-    heads, shapes = anatomies_of(anatomies), training_masks(masks)
-    print(f"{len(heads)} anatomies, {len(shapes)} lesion shapes", flush=True)
+    """
+    Write the averaged weights of a pretraining as a plain state dict in half precision, to be shipped.
 
-    network = recipe.network().to(memory_format=torch.channels_last)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.998), use_buffers=True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
-    step, slices_seen, spent = 0, 0, 0.0
-    if output.exists():
-        state = torch.load(output, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, slices_seen, spent = state["step"], state["slices"], state["minutes"]
-    start, saved, shown, recent = time.monotonic() - 60 * spent, time.monotonic(), time.monotonic(), []
+    The average of batch norm's statistics does not fit the average of the weights, so the statistics are
+    taken anew from simulated slices of the last stage.
 
-    progress = spent / minutes
-    while progress < 1:
-        stage = next(s for s in recipe.stages if progress < s.until)
-        for batch in loader(recipe, stage, heads, shapes, seed=seed + step):
-            progress = (time.monotonic() - start) / 60 / minutes
-            warmup = min(1.0, (step + 1) / 100)
-            cosine = 0.5 * (1 + torch.cos(torch.tensor(min(progress, 1.0) * torch.pi)).item())
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * warmup * max(cosine, 0.01)
+    Args:
+        recipe: what was trained.
+        checkpoint: what `train` wrote; it may still be training.
+        output: a ``.pt`` or ``.safetensors`` file.
+        anatomies: heads to draw from.
+        lesions: lesion shapes to draw from.
+        seed: of the slices for the statistics.
+        batches: how many batches of them.
 
-            image = batch["image"].contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = network(image)
-            loss = detection_loss(logits.float(), batch["label"])
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            average.update_parameters(network)
-
-            step, slices_seen = step + 1, slices_seen + len(image)
-            recent.append(loss.item())
-            if time.monotonic() - shown > 60:
-                shown = time.monotonic()
-                print(
-                    f"{progress * minutes:6.1f} min  step {step:6d}  slices {slices_seen:7d}  "
-                    f"{stage.spacing:g} mm  loss {sum(recent) / len(recent):.4f}",
-                    flush=True,
-                )
-                recent.clear()
-            if time.monotonic() - saved > 180 or progress >= 1:
-                saved = time.monotonic()
-                state = {
-                    "network": network.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                    "slices": slices_seen,
-                    "minutes": progress * minutes,
-                }
-                torch.save(state, f"{output}.part")
-                os.replace(f"{output}.part", output)
-            if progress >= stage.until:
-                break
+    Raises:
+        WeightsError: if ``checkpoint`` is none, or its weights are not finite.
+        OutputError: if ``output`` cannot be written.
+    """
+    prefix = "module."
+    average = read_checkpoint(checkpoint)["average"]
+    network = recipe.network()
+    network.load_state_dict({k[len(prefix) :]: v for k, v in average.items() if k.startswith(prefix)})
+    stream = _batches(recipe, recipe.stages[-1], anatomies, lesions, seed)
+    update_bn((batch["image"] for batch in islice(stream, batches)), network)
+    save_weights(network.state_dict(), output, half=True)
 
 
 if __name__ == "__main__":
-    typer.run(pretrain)
+    app()

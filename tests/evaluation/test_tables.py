@@ -256,4 +256,4 @@ def test_a_table_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | No
 def test_a_summary_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     table([0.5, 0.6]).to_csv(tmp_path / "metrics.csv")
     with pytest.raises(OutputError, match=r"summary\.csv cannot be written"):
-        write_summary(tmp_path / "metrics.csv", tmp_path / "absent" / "summary.csv", resamples=10)
+        write_summary(tmp_path / "metrics.csv", tmp_path / "metrics.csv" / "summary.csv", resamples=10)

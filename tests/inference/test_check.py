@@ -48,7 +48,7 @@ def test_no_gpu(tmp_path: Path) -> None:
 
 def test_output_folder_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(OutputError, match="out: a file stands where a folder is needed"):
+    with pytest.raises(OutputError, match="out cannot be written: a file stands where a folder is needed"):
         check_run(tmp_path / "out")
 
 

@@ -139,7 +139,7 @@ def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_files_place(tmp_path: Path) -> None:
     (tmp_path / "out.nii.gz").mkdir()
-    with pytest.raises(OutputError, match=r"out\.nii\.gz: a folder has the name"):
+    with pytest.raises(OutputError, match=r"out\.nii\.gz cannot be written: a folder has its name"):
         write_bytes(tmp_path / "out.nii.gz", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["out.nii.gz"]
 
@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, existing: bytes | None)
         target.write_bytes(existing)
     with full_disk(), pytest.raises(OutputError) as raised:
         write_nifti(target, np.zeros(SHAPE, np.float32), reference)
-    reason = "there is no space left to write it; free some, or choose another output folder."
-    assert str(raised.value) == f"{target}: {reason}"
+    reason = "there is no space left; free some, or choose another output folder."
+    assert str(raised.value) == f"{target} cannot be written: {reason}"
     left = {path.name: path.read_bytes() for path in target.parent.iterdir()}
     assert left == ({} if existing is None else {target.name: existing})

@@ -264,8 +264,16 @@ def test_values_too_large_for_half_precision_are_not_saved(tmp_path: Path) -> No
     with pytest.raises(
         WeightsError, match=r"float16 of the state dict has .* in variance; save it with half=False"
     ):
-        save_weights({"variance": torch.tensor([70_000.0])}, tmp_path / "model.pt", half=True)
+        save_weights({"variance": torch.tensor([[70_000.0]])}, tmp_path / "model.pt", half=True)
     assert os.listdir(tmp_path) == []
+
+
+def test_batch_norm_keeps_its_range_in_half_precision(tmp_path: Path) -> None:
+    state = {"kernel": torch.ones(2, 2), "running_var": torch.tensor([3e7, 1e-9])}
+    save_weights(state, tmp_path / "model.pt", half=True)
+    stored = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert stored["kernel"].dtype == torch.float16
+    assert torch.equal(stored["running_var"], state["running_var"])
 
 
 def other_ending(path: Path) -> Path:

@@ -1,0 +1,145 @@
+"""What the contrasts share: atrophy, look-alikes of lesions, what lies around the brain, and the scanner."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from shared_nets.simulation.anatomy import CSF, FAR_MM, GREY, WHITE
+from shared_nets.simulation.fields import smooth_field
+from shared_nets.simulation.scenes import Scene
+
+Range = tuple[float, float]
+"""Least and most of an intensity that is drawn uniformly; white matter is about 1."""
+
+
+def atrophied(rng: np.random.Generator, tissues: Tensor) -> Tensor:
+    """
+    Widen sulci: grey matter that borders on fluid turns partly into fluid.
+
+    Args:
+        rng: source of randomness.
+        tissues: ``(3, planes, rows, columns)``: fractions of CSF, grey and white matter.
+
+    Returns:
+        The fractions after, of the same sum.
+    """
+    amount = max(0.0, rng.normal(0.1, 0.35))
+    near = blur(tissues[CSF], 1.5)
+    lost = (tissues[GREY] * (near * 2.5 * amount)).clip(max=0.95 * tissues[GREY])
+    return torch.stack([tissues[CSF] + lost, tissues[GREY] - lost, tissues[WHITE]])
+
+
+def white_matter_spots(rng: np.random.Generator, scene: Scene) -> Tensor:
+    """
+    White-matter disease: caps around the ventricles and spots in the white matter, no stroke.
+
+    Returns:
+        How much of it there is, 0–1, ``(planes, rows, columns)``.
+    """
+    field = smooth_field(rng, scene.coordinates, rng.uniform(5, 14))[0] + 3.0 * blur(scene.tissues[CSF], 4.0)
+    return torch.sigmoid((field - rng.uniform(1.4, 2.6)) * 5) * scene.tissues[WHITE]
+
+
+def blob(rng: np.random.Generator, scene: Scene, radius_mm: float) -> Tensor:
+    """
+    A soft irregular ball somewhere in the slice.
+
+    Returns:
+        0–1, ``(planes, rows, columns)``.
+    """
+    rows, columns = scene.depth.shape[-2:]
+    middle = scene.coordinates[0, int(rng.uniform(0.2, 0.8) * rows), int(rng.uniform(0.25, 0.75) * columns)]
+    distance = (scene.coordinates - middle).square().sum(-1).sqrt()
+    distance = distance + smooth_field(rng, scene.coordinates, 10.0)[0] * radius_mm * 0.4
+    return torch.sigmoid((radius_mm - distance) * 1.2)
+
+
+def surrounded(
+    rng: np.random.Generator, scene: Scene, image: Tensor, scalp: Range, skull: Range, fluid: float
+) -> Tensor:
+    """
+    Put around the brain what lies there: nothing (stripped, three times in ten), or fluid, skull and scalp.
+
+    A real head keeps its own surroundings, unless it is stripped too.
+
+    Args:
+        rng: source of randomness.
+        scene: the planes.
+        image: the brain, ``(planes, rows, columns)``; what it shows elsewhere is replaced.
+        scalp: intensity of the scalp.
+        skull: intensity of the skull.
+        fluid: intensity of the fluid under the skull.
+    """
+    inside = scene.brain.clip(0, 1)
+    if rng.random() < 0.3:
+        return image * inside
+    if scene.has_head:
+        return inside * image + (1 - inside) * scene.scan * rng.uniform(*scalp)
+    return inside * image + (1 - inside) * _layers(rng, scene, scalp, skull, fluid)
+
+
+def _layers(rng: np.random.Generator, scene: Scene, scalp: Range, skull: Range, fluid: float) -> Tensor:
+    """Fluid, skull with marrow, and scalp in layers of random thickness; sometimes defaced."""
+    jitter = smooth_field(rng, scene.coordinates, 25.0)[0]
+    depth = scene.depth * (1 + 0.12 * jitter) + 0.3 * smooth_field(rng, scene.coordinates, 12.0)[0]
+    # Outer edges in mm, of fluid, inner skull, marrow and scalp.
+    edges = np.cumsum([rng.uniform(0.5, 4), rng.uniform(2, 6), rng.uniform(0, 3), rng.uniform(2, 8)])
+    marrow = rng.uniform(*skull) + rng.uniform(0, 0.4) * rng.uniform(*scalp) * (rng.random() < 0.5)
+    levels = [fluid * rng.uniform(0.4, 1.2), rng.uniform(*skull), marrow, rng.uniform(*scalp)]
+    texture = 1 + smooth_field(rng, scene.coordinates, 6.0)[0] * rng.uniform(0, 0.3)
+    depth = torch.where(scene.depth > 0.95 * FAR_MM, torch.inf, depth)
+    around = torch.zeros_like(scene.depth)
+    for edge, level in zip(edges[::-1], levels[::-1], strict=True):
+        around = torch.where(depth < edge, level * texture, around)
+    if rng.random() < 0.3:  # defaced: the front of the head is cut away
+        cut = scene.coordinates[..., 1] > rng.uniform(40, 75)
+        around = torch.where(cut & (scene.depth > 1), 0.0, around)
+    return around.clip(0)
+
+
+def scanned(rng: np.random.Generator, scene: Scene, image: Tensor, level: float) -> Tensor:
+    """
+    What a scanner makes of it: bias field, gamma, resolution, sharpening and Rician noise.
+
+    Args:
+        rng: source of randomness.
+        scene: the planes.
+        image: intensities ``(planes, rows, columns)``, white matter about 1.
+        level: where an intensity of 1 ends up.
+
+    Returns:
+        Intensities of the same shape, 0 or more, tissue within 0–1.
+    """
+    bias = torch.exp(smooth_field(rng, scene.coordinates, 90.0)[0] * rng.uniform(0, 0.18))
+    image = image.clip(0) * bias * level
+    image = image.clip(1e-4, 1.5) ** np.exp(rng.normal(0, 0.12))
+    if rng.random() < 0.4:
+        image = blur(image, rng.uniform(0.25, 0.9))
+    if rng.random() < 0.2:
+        image = image + rng.uniform(0.2, 0.8) * (image - blur(image, 1.0))
+    # Planes of a thick slice are averaged later, which must not average the noise away.
+    sigma = rng.uniform(0, 0.05) * level / np.sqrt(len(image))
+    real, imaginary = (torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32)) for _ in range(2))
+    return ((image + sigma * real).square() + (sigma * imaginary).square()).sqrt()
+
+
+def blur(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur in the slice, zeros outside, of ``(..., rows, columns)``; ``sigma`` in pixels."""
+    if sigma < 0.25:
+        return image
+    reach = int(np.ceil(3 * sigma))
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    flat = image.reshape(-1, 1, *image.shape[-2:])
+    flat = F.conv2d(F.pad(flat, (reach, reach, 0, 0)), kernel[None, None, None])
+    flat = F.conv2d(F.pad(flat, (0, 0, reach, reach)), kernel[None, None, :, None])
+    return flat.reshape(image.shape)
+
+
+def closed(mask: Tensor) -> Tensor:
+    """Morphological closing by 3×3 pixels in the slice of a boolean ``mask`` ``(planes, rows, columns)``."""
+    grown = F.max_pool2d(mask.float(), 3, stride=1, padding=1)
+    return -F.max_pool2d(-grown, 3, stride=1, padding=1) > 0.5

@@ -1,0 +1,139 @@
+"""Contrasts: tissues in their order, lesions where they are labelled and nothing changed elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from shared_nets.simulation import Paint, Scene, acute_contrast, build_scene, t1_contrast
+from shared_nets.simulation.anatomy import CSF, GREY, WHITE
+from shared_nets.simulation.appearance import atrophied, blur, closed
+from tests.simulation import heads
+
+ANATOMY = heads.brain()
+BOTH = pytest.mark.parametrize("paint", [t1_contrast, acute_contrast])
+
+
+def scene(seed: int, radius_mm: float = 18.0) -> Scene:
+    lesion = heads.unmoved(heads.ball(radius_mm, centre=(30.0, -20.0, 10.0)))
+    return build_scene(np.random.default_rng(seed), ANATOMY, [lesion], (64, 56), 3.5)
+
+
+@BOTH
+def test_painting_a_lesion_changes_nothing_away_from_it(paint: Paint) -> None:
+    changed = 0
+    for seed in range(12):
+        with_lesion = scene(seed)
+        without = replace(with_lesion, lesion=torch.zeros_like(with_lesion.lesion))
+        image, label = paint(np.random.default_rng(seed), with_lesion)
+        healthy, none = paint(np.random.default_rng(seed), without)
+        assert not none.any()
+        # Four blurs of at most 3 × 1.6 pixels and a shift follow.
+        near = blur(with_lesion.lesion, 3.0) > 0
+        grown = torch.nn.functional.max_pool2d(near.float(), 25, stride=1, padding=12) > 0
+        torch.testing.assert_close(image[:, ~grown], healthy[:, ~grown], rtol=0, atol=1e-5)
+        changed += int((image != healthy).any())
+        assert (with_lesion.lesion[label > 0] > 0.3).all()
+    assert changed == 12
+
+
+@BOTH
+def test_labels_are_binary_inside_the_brain_and_never_without_visible_change(paint: Paint) -> None:
+    for seed in range(12):
+        made = scene(seed)
+        image, label = paint(np.random.default_rng(seed), made)
+        assert image.isfinite().all()
+        assert image.min() >= 0
+        assert set(label.unique().tolist()) <= {0.0, 1.0}
+        assert (made.brain[label > 0] > 0.3).all()
+
+
+def test_chronic_lesions_are_dark_on_t1() -> None:
+    contrasts = []
+    for seed in range(15):
+        made = scene(seed)
+        image, label = t1_contrast(np.random.default_rng(seed), made)
+        if label.sum() > 20:
+            white = made.tissues[WHITE] * (label == 0) > 0.9
+            contrasts.append((image[0][label > 0].median() / image[0][white].median()).item())
+    assert len(contrasts) > 8
+    assert max(contrasts) < 1
+
+
+def test_acute_lesions_are_bright_on_dwi() -> None:
+    contrasts = []
+    for seed in range(15):
+        made = scene(seed)
+        image, label = acute_contrast(np.random.default_rng(seed), made)
+        if label.sum() > 20 and image[0].any():
+            tissue = (made.brain * (label == 0) > 0.9) & (made.tissues[CSF] < 0.1)
+            contrasts.append((image[0][label > 0].median() / image[0][tissue].median()).item())
+    assert len(contrasts) > 8
+    assert min(contrasts) > 1
+
+
+def test_t1_keeps_the_order_of_tissues() -> None:
+    for seed in range(15):
+        made = scene(seed)
+        made = replace(made, lesion=torch.zeros_like(made.lesion))
+        image, _ = t1_contrast(np.random.default_rng(seed), made)
+        csf, grey, white = (image[0][made.tissues[t] > 0.95].median() for t in (CSF, GREY, WHITE))
+        assert csf < grey < white
+
+
+def test_one_acute_channel_may_be_missing_but_never_both() -> None:
+    missing = []
+    made = scene(0)
+    for seed in range(120):
+        image, _ = acute_contrast(np.random.default_rng(seed), made)
+        missing.append([not channel.any() for channel in image])
+    dwi, flair = np.array(missing).T
+    assert not (dwi & flair).any()
+    assert flair.mean() == pytest.approx(0.3, abs=0.12)
+    assert dwi.sum() < flair.sum()
+
+
+@BOTH
+def test_stripped_slices_have_nothing_but_noise_around_the_brain(paint: Paint) -> None:
+    stripped = 0
+    for seed in range(40):
+        made = scene(seed % 4)
+        far = blur(made.brain, 3.0) == 0
+        image, label = paint(np.random.default_rng(seed), made)
+        around = image[:, far]
+        assert not label[far].any()
+        stripped += int(around.max() < 0.2)
+    assert stripped > 5
+
+
+def test_atrophy_turns_grey_matter_to_fluid_and_nothing_else() -> None:
+    tissues = scene(0).tissues
+    for seed in range(10):
+        after = atrophied(np.random.default_rng(seed), tissues)
+        torch.testing.assert_close(after.sum(0), tissues.sum(0))
+        assert torch.equal(after[WHITE], tissues[WHITE])
+        assert (after[GREY] <= tissues[GREY]).all()
+        assert after.min() >= 0
+
+
+def test_blur_keeps_sums_and_has_its_width() -> None:
+    point = torch.zeros(1, 41, 41)
+    point[0, 20, 20] = 1
+    blurred = blur(point, 2.0)[0]
+    assert blurred.sum().item() == pytest.approx(1, abs=1e-5)
+    variance = (blurred.sum(1) * (torch.arange(41) - 20) ** 2).sum().item()
+    assert variance == pytest.approx(4, rel=0.05)
+    assert blur(point, 0.1) is point
+
+
+def test_closing_fills_gaps_of_two_pixels_and_no_more() -> None:
+    mask = torch.zeros(1, 9, 12, dtype=torch.bool)
+    mask[0, 2:7, [1, 2, 5, 6]] = True  # a gap of two columns
+    mask[0, 2:7, 10] = True  # a gap of three
+    filled = closed(mask)[0]
+    assert filled[4, 1:7].all()
+    assert not filled[4, 7:10].any()
+    assert (filled >= mask[0]).all()

@@ -1,0 +1,94 @@
+"""The stream of slices: reproducible, in range, with as many lesions as asked."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from shared_nets.errors import UsageError
+from shared_nets.simulation import Paint, Scene, SimulatedSlices, acute_contrast, t1_contrast
+from tests.simulation import heads
+
+ANATOMY, LESION = heads.brain(), heads.ball(18.0, centre=(30.0, -20.0, 10.0))
+
+
+def stream(paint: Paint = t1_contrast, **options: Any) -> SimulatedSlices:
+    return SimulatedSlices([ANATOMY], [LESION], paint, (48, 40), 4.0, **options)
+
+
+def show_lesion(rng: np.random.Generator, scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+    """A contrast that shows where the lesion is, and nothing else."""
+    return scene.lesion[None], (scene.lesion > 0.5).float()
+
+
+@pytest.mark.parametrize(("paint", "channels"), [(t1_contrast, 1), (acute_contrast, 2)])
+def test_slices_have_their_shape_and_range(paint: Paint, channels: int) -> None:
+    for item in itertools.islice(stream(paint), 20):
+        assert item["image"].shape == (channels, 48, 40)
+        assert item["label"].shape == (1, 48, 40)
+        assert item["image"].dtype == item["label"].dtype == torch.float32
+        assert item["image"].isfinite().all()
+        assert item["image"].min() >= 0
+        assert item["image"].max() <= 1
+        assert set(item["label"].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_the_same_seed_gives_the_same_slices_and_another_seed_others() -> None:
+    one, again, other = (
+        [item["image"] for item in itertools.islice(stream(seed=seed), 4)] for seed in (7, 7, 8)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_workers_draw_different_slices() -> None:
+    loader = DataLoader(stream(), batch_size=1, num_workers=2)
+    first, second = (batch["image"] for batch in itertools.islice(loader, 2))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_the_share_without_lesion_is_as_asked(share: float) -> None:
+    drawn = itertools.islice(stream(show_lesion, lesion_free=share), 150)
+    without = np.mean([not item["image"].any() for item in drawn])
+    assert without == pytest.approx(share, abs=0.1)
+
+
+def test_lesions_are_on_either_side_equally_often() -> None:
+    left = []
+    for item in itertools.islice(stream(show_lesion, lesion_free=0.0), 200):
+        columns = item["image"][0].sum(0)
+        if columns.any():
+            left.append(columns[:20].sum() > columns[20:].sum())
+    assert np.mean(left) == pytest.approx(0.5, abs=0.12)
+
+
+def test_large_lesions_are_drawn_more_often_but_not_in_proportion() -> None:
+    slices = SimulatedSlices([ANATOMY], [heads.ball(6.0), heads.ball(18.0)], t1_contrast, (48, 40), 4.0)
+    small, large = slices.lesion_odds
+    assert small + large == pytest.approx(1)
+    assert large / small == pytest.approx(27**0.3, rel=0.05)
+
+
+@pytest.mark.parametrize(("anatomies", "lesions"), [([], [LESION]), ([ANATOMY], [])])
+def test_nothing_to_draw_from_is_told(anatomies: list[Any], lesions: list[Any]) -> None:
+    with pytest.raises(UsageError, match="at least one"):
+        SimulatedSlices(anatomies, lesions, t1_contrast, (48, 40), 4.0)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_that_is_none_is_told(share: float) -> None:
+    with pytest.raises(UsageError, match="from 0 to 1"):
+        stream(lesion_free=share)
+
+
+def test_importing_the_package_waits_for_no_torch() -> None:
+    code = "import shared_nets, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,222 @@
+"""Pretraining: it runs, resumes, exports weights that fit, and says in words what it cannot use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from shared_nets import XNet
+from shared_nets.errors import OutputError, ScanNotFoundError, UsageError, WeightsError
+from shared_nets.release import load_into, load_weights
+from shared_nets.simulation import SimulatedSlices, t1_contrast
+from shared_nets.training.pretrain import (
+    Recipe,
+    Run,
+    Stage,
+    anatomies_of,
+    app,
+    detection_loss,
+    export_average,
+    read_checkpoint,
+    schedule,
+    train,
+    training_masks,
+)
+from tests.simulation import heads
+
+
+class Tiny(nn.Sequential):
+    """A network of a few weights, with batch-norm statistics."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
+
+
+def recipe(network: type[nn.Module] = Tiny) -> Recipe:
+    stages = (Stage(0.5, 8.0, (32, 32), 2), Stage(1.0, 4.0, (48, 48), 2))
+    return Recipe(network, t1_contrast, stages, learning_rate=1e-3)
+
+
+def train_tiny(output: Path, minutes: float) -> None:
+    train(recipe(), [heads.brain()], [heads.ball()], output, minutes)
+
+
+def test_training_runs_through_its_stages_resumes_and_exports(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "new" / "tiny.ckpt"
+    train_tiny(checkpoint, minutes=0.03)
+    first = read_checkpoint(checkpoint)
+    assert first["step"] > 0
+    assert first["slices"] == 2 * first["step"]
+    assert first["minutes"] >= 0.03
+    assert first["average"]["n_averaged"] == first["step"]
+
+    train_tiny(checkpoint, minutes=0.03)  # done already
+    assert read_checkpoint(checkpoint)["step"] == first["step"]
+    train_tiny(checkpoint, minutes=0.06)
+    second = read_checkpoint(checkpoint)
+    assert second["step"] > first["step"]
+    assert second["minutes"] >= 0.06
+    assert os.listdir(checkpoint.parent) == ["tiny.ckpt"]
+
+    export_average(recipe(), checkpoint, tmp_path / "model.pt", [heads.brain()], [heads.ball()], batches=3)
+    for key, value in load_into(Tiny(), tmp_path / "model.pt").state_dict().items():
+        if "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(value, second["average"][f"module.{key}"], rtol=1e-3, atol=1e-6)
+
+
+def test_a_run_goes_on_exactly_where_it_was_saved(tmp_path: Path) -> None:
+    batch = {"image": torch.rand(2, 1, 16, 16), "label": torch.rand(2, 1, 16, 16).round()}
+    whole, before, after = (Run(recipe()) for _ in range(3))
+    before.network.load_state_dict(whole.network.state_dict())
+    before.average.load_state_dict(whole.average.state_dict())
+    for _ in range(4):
+        whole.step(batch, 0.1)
+    for _ in range(2):
+        before.step(batch, 0.1)
+    before.save(tmp_path / "half.ckpt")
+    after.load(tmp_path / "half.ckpt")
+    for _ in range(2):
+        after.step(batch, 0.1)
+    for one, other in ((whole.network, after.network), (whole.average, after.average)):
+        for key, value in one.state_dict().items():
+            torch.testing.assert_close(other.state_dict()[key], value)
+
+
+def test_exported_weights_fit_the_network_in_half_precision(tmp_path: Path) -> None:
+    run = Run(recipe(XNet))
+    run.save(tmp_path / "xnet.ckpt")
+    export = tmp_path / "model.safetensors"
+    export_average(recipe(XNet), tmp_path / "xnet.ckpt", export, [heads.brain()], [heads.ball()], batches=1)
+    assert (tmp_path / "model.safetensors").stat().st_size < 32e6
+    weights = load_weights(tmp_path / "model.safetensors")
+    XNet().load_state_dict(weights, strict=True)
+    for key, value in run.network.named_parameters():
+        torch.testing.assert_close(weights[key], value.detach(), rtol=1e-3, atol=1e-6)
+
+
+def test_exported_statistics_are_those_of_the_averaged_weights(tmp_path: Path) -> None:
+    run = Run(recipe())
+    norm = run.average.module[1]
+    norm.running_mean += 1000  # an average of other networks' statistics, which fits none
+    run.save(tmp_path / "tiny.ckpt")
+    export_average(
+        recipe(), tmp_path / "tiny.ckpt", tmp_path / "model.pt", [heads.brain()], [heads.ball()], batches=4
+    )
+    network = load_into(Tiny(), tmp_path / "model.pt")
+    slices = SimulatedSlices([heads.brain()], [heads.ball()], t1_contrast, (48, 48), 4.0, seed=7)
+    images = torch.stack([case["image"] for case in islice(iter(slices), 16)])
+    with torch.no_grad():
+        seen = network[0](images)
+    torch.testing.assert_close(network[1].running_mean, seen.mean((0, 2, 3)), rtol=0.3, atol=0.05)
+
+
+def test_the_learning_rate_warms_up_and_ends_low() -> None:
+    assert schedule(0, 0.0) == pytest.approx(0.01)
+    assert schedule(99, 0.0) == schedule(500, 0.0) == 1
+    assert schedule(500, 0.5) == pytest.approx(0.5)
+    assert schedule(500, 1.0) == pytest.approx(0.01)
+
+
+def test_the_loss_is_least_for_the_truth_and_hand_computed() -> None:
+    label = torch.tensor([[[[1.0, 0.0]]]])
+    right, none, wrong = (detection_loss(20 * sign * (2 * label - 1), label).item() for sign in (1, 0, -1))
+    assert right == pytest.approx(0, abs=1e-4)
+    assert right < none < wrong
+    # p = 1/2: entropy (2 ln 2 + ln 2) / 2, Dice 1 - (2 · 0.5 + 1) / (1 + 1 + 1).
+    assert none == pytest.approx(4 * 1.5 * 0.693147 + 0.3 / 3, abs=1e-4)
+
+
+def test_every_fifth_mask_is_kept_for_testing(tmp_path: Path) -> None:
+    for i in range(6):
+        heads.save_ball(tmp_path / f"site{i % 2}" / f"mask{i}.nii.gz", radius_mm=8.0 + i)
+    # In order: site0/mask0 (kept), 2, 4, site1/mask1, 3, 5 (kept).
+    found = sorted(round((shape.volume_ml * 750 / 3.14159) ** (1 / 3)) for shape in training_masks(tmp_path))
+    assert found == [9, 10, 11, 12]
+
+
+def test_a_folder_without_masks_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ScanNotFoundError, match=r"gone is no folder"):
+        training_masks(tmp_path / "gone")
+    with pytest.raises(ScanNotFoundError, match=r"no stroke masks to train on \(0 NIfTI files"):
+        training_masks(tmp_path)
+    heads.save_ball(tmp_path / "only.nii.gz")
+    with pytest.raises(ScanNotFoundError, match=r"1 NIfTI files"):
+        training_masks(tmp_path)
+
+
+def test_a_missing_list_of_anatomies_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ScanNotFoundError, match=r"anatomies.json is not there"):
+        anatomies_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[{",
+        "{}",
+        '["t1.nii.gz"]',
+        '[{"scan": "t1.nii.gz"}]',
+        '[{"scan": 3, "has_head": false}]',
+        '[{"scan": "t1.nii.gz", "has_head": "no"}]',
+    ],
+)
+def test_a_malformed_list_of_anatomies_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "anatomies.json").write_text(text)
+    with pytest.raises(UsageError, match=r"anatomies\.json"):
+        anatomies_of(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_what_is_no_checkpoint_is_told_and_left_alone(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "tiny.ckpt"
+    torch.save({"network": {}}, path) if content is None else path.write_bytes(content)
+    before = path.read_bytes()
+    with pytest.raises(WeightsError, match=r"tiny.ckpt .* checkpoint of a pretraining"):
+        train_tiny(path, minutes=0.01)
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_network_is_told(tmp_path: Path) -> None:
+    Run(recipe(XNet)).save(tmp_path / "xnet.ckpt")
+    with pytest.raises(WeightsError, match=r"xnet.ckpt do not fit Tiny .* X-Net"):
+        train_tiny(tmp_path / "xnet.ckpt", minutes=0.01)
+
+
+def test_exporting_what_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"gone.ckpt is not there"):
+        export_average(recipe(), tmp_path / "gone.ckpt", tmp_path / "model.pt", [], [])
+
+
+def test_an_output_that_cannot_be_written_is_told_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        train_tiny(tmp_path / "file" / "tiny.ckpt", minutes=60)
+
+
+def test_the_command_tells_bad_input_in_one_sentence(tmp_path: Path) -> None:
+    options = ["--model", "cnnres", "--masks", str(tmp_path / "gone"), "--output", str(tmp_path / "a.ckpt")]
+    line = [sys.executable, "-m", "shared_nets.training.pretrain", *options]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert (
+        done.stderr.strip().splitlines()[-1].endswith("is no folder: name the folder with the stroke masks.")
+    )
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "a.ckpt").exists()
+
+
+@pytest.mark.parametrize("wrong", [["--model", "unet"], ["--minutes", "-1"], ["--minuets", "1"]])
+def test_the_command_refuses_wrong_options_before_any_work(tmp_path: Path, wrong: list[str]) -> None:
+    right = ["--model", "xnet", "--masks", str(tmp_path), "--output", str(tmp_path / "a.ckpt")]
+    done = CliRunner().invoke(app, [*right, *wrong])
+    assert done.exit_code == 2
+    assert not list(tmp_path.iterdir())
