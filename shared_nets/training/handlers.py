@@ -117,7 +117,7 @@ class Checkpoints:
             done, best = content["trainer"], content.get("best")
         except Exception as error:
             raise WeightsError(
-                f"{self.last}: cannot be resumed from ({type(error).__name__}); "
+                f"{self.last}: it cannot be resumed from ({type(error).__name__}); "
                 f"start without resume, or with the settings it was made with."
             ) from error
         if done["epoch"] >= (engine.state.max_epochs or 0):

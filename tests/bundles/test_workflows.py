@@ -57,7 +57,7 @@ def items(tree: Path, name: str, numbers: range | list[int], **keys: Any) -> lis
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_every_property_is_there(
-    trees: Folders, bundles: Folders, name: str, files: tuple[str, ...], kind: str
+    trees: Folders, bundles: Folders, tmp_path: Path, name: str, files: tuple[str, ...], kind: str
 ) -> None:
     folder = ROOT / f"{name}_bundle"
     workflow = ConfigWorkflow(
@@ -65,6 +65,7 @@ def test_every_property_is_there(
         workflow_type=kind,
         bundle_root=str(folder),
         dataset_dir=str(trees[name]),
+        output_dir=str(tmp_path),
         quiet=True,
         **({} if files == ("train",) else {"weights": str(bundles[name] / "models" / "model.pt")}),
     )
