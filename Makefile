@@ -4,7 +4,7 @@
 
 PYTHON ?= python3
 BIN = .venv/bin
-BUNDLE = $(BIN)/python -m monai.bundle run --config_file
+BUNDLE = $(BIN)/python -W ignore -m monai.bundle run --config_file
 
 .PHONY: demo test lint clean
 
@@ -17,7 +17,7 @@ demo: .venv/installed
 	@echo; echo "The demo wrote:"; find demo/output -type f | sort
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
