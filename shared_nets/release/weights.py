@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import re
 import warnings
@@ -169,12 +170,25 @@ def restore_shipped(bundle_root: str | Path) -> Path:
         The path of ``models/model.pt``, which has the values and precision of the released file.
 
     Raises:
-        WeightsError: if the released file is missing or damaged; ``model.pt`` is then unchanged.
+        WeightsError: if the released file is missing, damaged, or not the one that metadata.json names by
+            its SHA-256; ``model.pt`` is then unchanged.
         OutputError: if ``model.pt`` cannot be written.
     """
     current = Path(bundle_root, CURRENT)
-    save_weights(read_state(Path(bundle_root, SHIPPED)), current)
+    released = released_sha256(bundle_root).get(Path(SHIPPED).name)
+    save_weights(read_state(Path(bundle_root, SHIPPED), released), current)
     return current
+
+
+def released_sha256(bundle_root: str | Path) -> dict[str, str]:
+    """
+    The SHA-256 of each weight file a bundle was released with, by file name.
+
+    Args:
+        bundle_root: the bundle's folder; ``weights_sha256`` of its metadata.json is read. Empty without it.
+    """
+    metadata = Path(bundle_root, "configs", "metadata.json")
+    return json.loads(metadata.read_text()).get("weights_sha256", {}) if metadata.is_file() else {}
 
 
 def read_state(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:

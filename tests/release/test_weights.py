@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from shared_nets.release import (
     check_architecture,
     load_into,
     load_weights,
+    released_sha256,
     restore_shipped,
     save_weights,
     sha256,
@@ -389,6 +391,32 @@ def test_restoring_without_shipped_weights_leaves_what_is_there(tmp_path: Path) 
     with pytest.raises(WeightsError, match=r"model\.safetensors is damaged"):
         restore_shipped(tmp_path)
     assert sha256(tmp_path / "models" / "model.pt") == before
+
+
+def test_restoring_checks_the_sha256_of_the_metadata(tmp_path: Path) -> None:
+    save_weights(small().state_dict(), tmp_path / "models" / "model.safetensors")
+    (tmp_path / "configs").mkdir()
+    metadata = tmp_path / "configs" / "metadata.json"
+    metadata.write_text(json.dumps({"weights_sha256": {"model.safetensors": "0" * 64}}))
+    with pytest.raises(WeightsError, match="SHA-256"):
+        restore_shipped(tmp_path)
+    assert not (tmp_path / "models" / "model.pt").exists()
+    released = sha256(tmp_path / "models" / "model.safetensors")
+    metadata.write_text(json.dumps({"weights_sha256": {"model.safetensors": released}}))
+    assert restore_shipped(tmp_path).is_file()
+
+
+@pytest.mark.parametrize("bundle", ["xnet_bundle", "cnnres_bundle"])
+def test_the_bundles_weights_are_those_their_metadata_names(bundle: str) -> None:
+    root = Path(__file__).parents[2] / bundle
+    released = released_sha256(root)
+    assert set(released) == {"model.pt", "model.safetensors"}
+    for name, expected in released.items():
+        assert hashlib.sha256((root / "models" / name).read_bytes()).hexdigest() == expected
+    # The same weights in both files; kernels in half precision.
+    one, other = (load_weights(root / "models" / name) for name in released)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_messages_are_one_sentence(tmp_path: Path) -> None:
