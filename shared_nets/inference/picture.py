@@ -175,7 +175,9 @@ def _mark(axes: Axes, position: str, label: str) -> None:
         "color": TEXT_COLOUR,
         "path_effects": outlined,
     }
-    axes.text(0.01, 0.99, "R", va="top", ha="left", **style)
-    axes.text(0.99, 0.99, "L", va="top", ha="right", **style)
+    # Bold and larger: a thin stroke can vanish between pixels, and an L must not look like an I.
+    side = style | {"weight": "bold", "size": 10}
+    axes.text(0.02, 0.98, "R", va="top", ha="left", **side)
+    axes.text(0.98, 0.98, "L", va="top", ha="right", **side)
     axes.text(0.99, 0.01, position, va="bottom", ha="right", **style)
     axes.text(0.01, 0.01, label, va="bottom", ha="left", weight="bold", **style)
