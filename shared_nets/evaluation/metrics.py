@@ -18,6 +18,7 @@ from monai.metrics import compute_hausdorff_distance
 from nibabel.affines import voxel_sizes
 from numpy.typing import ArrayLike, NDArray
 
+from shared_nets.affine import voxel_ml
 from shared_nets.errors import MaskError, ScanGeometryError, ScanMismatchError
 
 METRICS = (
@@ -191,11 +192,6 @@ def hausdorff95_mm(pred: BoolArray, label: BoolArray, affine: NDArray[np.float64
         warnings.simplefilter("ignore", FutureWarning)  # MONAI 1.6's, about its own call within
         distance = compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=spacing)
     return distance.item()
-
-
-def voxel_ml(affine: NDArray[np.float64]) -> float:
-    """Volume in mL of one voxel of a grid with this 4×4 matrix in mm, sheared or not."""
-    return float(abs(np.linalg.det(affine[:3, :3]))) / 1000
 
 
 def checked(

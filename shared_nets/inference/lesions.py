@@ -16,6 +16,8 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 from numpy.typing import ArrayLike, NDArray
 
+from shared_nets.affine import voxel_ml
+
 # A lesion is on both sides when more than this share of its volume lies on the smaller side: our
 # choice, so that a few voxels across the midline do not turn a one-sided stroke into a bilateral one.
 BOTH_SIDES_SHARE = 0.1
@@ -62,13 +64,13 @@ def measure_lesions(
     """
     voxels = _as_volume(mask) != 0
     matrix = _as_numpy(affine).astype(np.float64)
-    voxel_ml = abs(float(np.linalg.det(matrix[:3, :3]))) / 1000  # mm³ to mL
+    ml = voxel_ml(matrix)
     labels, count = cc3d.connected_components(voxels, connectivity=26, return_N=True)
     sizes = np.bincount(labels[voxels], minlength=1)
     return LesionSummary(
-        volume_ml=float(voxels.sum()) * voxel_ml,
+        volume_ml=float(voxels.sum()) * ml,
         lesion_count=int(count),
-        largest_ml=float(sizes.max()) * voxel_ml,
+        largest_ml=float(sizes.max()) * ml,
         side=_side(voxels, matrix, midline_x),
         max_probability=float("nan") if probability is None else float(_as_volume(probability).max()),
     )
@@ -155,9 +157,8 @@ class RemoveSmallLesionsd(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             mask = out[key]
-            voxel_ml = abs(float(np.linalg.det(np.asarray(mask.affine)[:3, :3]))) / 1000
             # A little less than the limit, so that rounding does not drop a lesion of just this volume.
-            voxels = math.ceil(self.smallest_ml / voxel_ml - 1e-6)
+            voxels = math.ceil(self.smallest_ml / voxel_ml(mask.affine) - 1e-6)
             kept = cc3d.dust(_as_numpy(mask)[0] != 0, threshold=voxels, connectivity=26)
             out[key] = convert_to_dst_type(kept[None], mask, dtype=mask.dtype)[0]
         return out

@@ -17,6 +17,8 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation, ResampleToMatch
 from numpy.typing import NDArray
 
+from shared_nets.affine import voxel_ml
+
 LESION_COLOUR = "#ff5c1a"  # vermilion: stands out on black, grey and white, also for colour-blind eyes
 TEXT_COLOUR = "#f2f2f2"
 QUIET_COLOUR = "#a6a6a6"
@@ -135,7 +137,7 @@ def _write_title(figure: Figure, name: str, mask: MetaTensor) -> None:
     """The scan's name and what was found above, how to read the slices below."""
     lesion = np.asarray(mask[0].cpu()) > 0
     count = cc3d.connected_components(lesion, connectivity=26, return_N=True)[1]
-    ml = lesion.sum() * abs(np.linalg.det(np.asarray(mask.affine.cpu(), dtype=np.float64)[:3, :3])) / 1000
+    ml = lesion.sum() * voxel_ml(mask.affine.cpu())
     found = f"{ml:.2f} mL in {count} lesion{'s' if count > 1 else ''}" if count else "no lesion found"
     found_colour = LESION_COLOUR if count else TEXT_COLOUR
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from shared_nets.affine import voxel_ml
 from shared_nets.data.loading import read_scan
 from shared_nets.errors import ScanGeometryError, UsageError
 
@@ -93,7 +94,7 @@ def scan_anatomy(path: str | Path, has_head: bool = False) -> Anatomy:
     scan = np.clip(np.asarray(image.dataobj), 0, None)
     brain = _brain_of_head(scan, image.affine) if has_head else scan > 0.02 * np.percentile(scan, 99)
     brain = ndimage.binary_fill_holes(cc3d.largest_k(brain, k=1) > 0)
-    brain_ml = brain.sum() * abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    brain_ml = brain.sum() * voxel_ml(image.affine)
     if brain_ml < LEAST_BRAIN_ML:
         shown = "a whole head" if has_head else "the brain alone"
         raise ScanGeometryError(

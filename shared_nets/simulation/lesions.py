@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shared_nets.affine import voxel_ml
 from shared_nets.data.loading import read_mask
 from shared_nets.errors import ScanGeometryError
 from shared_nets.simulation.fields import rotation_matrix, sample, smooth_field
@@ -40,7 +41,7 @@ class LesionShape:
     @property
     def volume_ml(self) -> float:
         """Volume of the lesion in mL."""
-        return float(self.mask.sum()) * abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+        return float(self.mask.sum()) * voxel_ml(self.affine)
 
 
 def read_masks(paths: Iterable[str | Path]) -> list[LesionShape]:
@@ -62,7 +63,7 @@ def _read_shape(path: str) -> LesionShape | None:
     """The shape of one mask, or None if its volume is not of a stroke that can be shown."""
     volume = read_mask(path)
     mask = volume.array[0] != 0
-    volume_ml = mask.sum() * abs(np.linalg.det(volume.affine[:3, :3])) / 1000
+    volume_ml = mask.sum() * voxel_ml(volume.affine)
     if not VOLUME_ML[0] <= volume_ml <= VOLUME_ML[1]:
         return None
     shape = _cropped(mask, volume.affine)
