@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from itertools import islice
 from math import cos, pi
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader
 
+from shared_nets.bundles import Model
 from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, tell_errors_in_words
 from shared_nets.files import written_whole
 from shared_nets.networks import CNNRes, XNet
@@ -85,13 +85,6 @@ class Recipe:
     paint: Paint
     stages: tuple[Stage, ...]
     learning_rate: float
-
-
-class Model(str, Enum):
-    """The networks that come as bundles."""
-
-    xnet = "xnet"
-    cnnres = "cnnres"
 
 
 RECIPES = {

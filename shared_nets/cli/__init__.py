@@ -1,0 +1,47 @@
+"""
+`strokeseg`: the bundles at the command line, a thin front to their own configs.
+
+A module here holds the commands of one subject, and imports torch and the like only when a command runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shared_nets import __version__
+from shared_nets.cli import predict, weights
+from shared_nets.errors import tell_errors_in_words
+
+app = typer.Typer(
+    help="Stroke lesions on brain MRI. Research use only, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # paragraphs of docstrings are filled anew
+)
+app.command()(predict.predict)
+app.command("import-keras")(weights.import_keras_weights)
+app.add_typer(weights.app, name="weights")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"strokeseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Stroke lesions on brain MRI. Research use only, not a medical device."""
+
+
+def main() -> None:
+    """Entry point of the ``strokeseg`` command."""
+    tell_errors_in_words()
+    app()

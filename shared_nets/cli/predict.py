@@ -1,0 +1,72 @@
+"""`strokeseg predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared_nets.bundles import Model, bundle_folder, run_inference
+from shared_nets.errors import UsageError, tell_errors_in_words
+
+
+def predict(
+    model: Annotated[Model, typer.Option(help="xnet: chronic, T1-weighted. cnnres: acute, DWI and FLAIR.")],
+    output: Annotated[Path, typer.Option(help="Folder for masks, tables and pictures.")],
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="NIfTI files or folders of them; DWI and FLAIR are paired by name.", show_default=False
+        ),
+    ] = None,
+    dwi: Annotated[Path | None, typer.Option(help="cnnres: one patient's DWI.")] = None,
+    flair: Annotated[Path | None, typer.Option(help="cnnres: the same patient's FLAIR.")] = None,
+    save_probability: Annotated[
+        bool, typer.Option("--save-probability", help="Also write the lesion probability of every voxel.")
+    ] = False,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Probability from which a voxel is lesion.")
+    ] = None,
+    smallest_lesion_ml: Annotated[
+        float | None, typer.Option(min=0, help="Lesions below this volume in mL are dropped.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU when there is one.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Another bundle folder, with your own weights.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar; failures are still told.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of the first error.")] = False,
+) -> None:
+    """
+    Segment the lesions on brain scans.
+
+    Writes into the output folder NAME_label-lesion_mask.nii.gz on each scan's own grid, a picture
+    NAME_label-lesion.png, and lesions.csv with one row a scan. Exit code 0 when all scans are done
+    (no lesion is a result too), 1 when any failed, 2 when the command is wrong.
+    """
+    if (dwi or flair) and model is not Model.cnnres:
+        raise typer.BadParameter("--dwi and --flair go with --model cnnres; name T1 scans without an option.")
+    if (dwi or flair) and scans:
+        raise typer.BadParameter("name the scans either with --dwi and --flair, or as files and folders.")
+    if not (dwi or flair or scans):
+        raise typer.BadParameter("name at least one scan or folder.")
+
+    settings: dict[str, Any] = {
+        "threshold": threshold,
+        "smallest_lesion_ml": smallest_lesion_ml,
+        "device": device,
+    }
+    settings = {key: value for key, value in settings.items() if value is not None}
+    settings |= {"save_probability": save_probability, "quiet": quiet, "debug": debug}
+    settings["output_dir"] = str(output)
+    if scans:
+        settings["dataset_dir"] = [str(path) for path in scans]
+    else:
+        settings["dataset_dir"] = [[str(path) if path else None for path in (dwi, flair)]]
+    tell_errors_in_words(debug)
+    try:
+        folder = bundle_folder(model.value, bundle)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    run_inference(folder, settings)
