@@ -3,13 +3,14 @@
 from shared_nets.data.cases import case_name, find_cases, modality_of, subject_of
 from shared_nets.data.checks import ScanWarning
 from shared_nets.data.loading import LoadMaskd, LoadScand, read_mask, read_scan
-from shared_nets.data.preprocessing import ScaleHeadIntensityd, head_mask
+from shared_nets.data.preprocessing import ScaleHeadIntensityd, Spacingd, head_mask
 
 __all__ = [
     "LoadMaskd",
     "LoadScand",
     "ScaleHeadIntensityd",
     "ScanWarning",
+    "Spacingd",
     "case_name",
     "find_cases",
     "head_mask",

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 import cc3d
 import numpy as np
 import torch
+from monai import transforms
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
@@ -98,6 +99,27 @@ def _background(channel: NDArray[Any]) -> float | None:
 def _faces(ndim: int) -> list[tuple[slice | int, ...]]:
     whole = (slice(None),) * ndim
     return [(*whole[:axis], side, *whole[axis + 1 :]) for axis in range(ndim) for side in (0, -1)]
+
+
+class Spacingd(transforms.Spacingd):
+    """
+    MONAI's ``Spacingd`` for cases that have more than images.
+
+    Up to MONAI 1.6.1 it takes every key that begins with ``image_`` for meta data of ``image``, and fails on
+    the path that MONAI Label keeps as ``image_path``.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """
+        Args:
+            data: a case.
+            lazy: as MONAI's.
+
+        Returns:
+            the case with each key's image resampled, all else untouched.
+        """
+        images = {key: data[key] for key in self.key_iterator(dict(data))}
+        return {**data, **super().__call__(images, lazy)}
 
 
 class ScaleHeadIntensityd(MapTransform):

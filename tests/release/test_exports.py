@@ -1,0 +1,135 @@
+"""Exports give what the network gives, for any number and size of slices, and over whole volumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor, nn
+
+from shared_nets.errors import OutputError, UsageError, WeightsError
+from shared_nets.release.exports import bundle_network, export_network
+from shared_nets.release.weights import load_into
+from tests.commands import ROOT, strokeseg
+from tests.heads import head, lesion_mask, write
+
+Runner = Callable[[Tensor], Tensor]
+CHANNELS = {"xnet": 1, "cnnres": 2}
+
+
+def torchscript(path: Path) -> Runner:
+    return torch.jit.load(path)
+
+
+def onnxruntime(path: Path) -> Runner:
+    session = pytest.importorskip("onnxruntime").InferenceSession(path)
+    return lambda x: torch.from_numpy(session.run(["pred"], {"image": x.numpy()})[0])
+
+
+def openvino(path: Path) -> Runner:
+    core = pytest.importorskip("openvino").Core()
+    # Full precision, as on every machine: by default some CPUs compute in bfloat16.
+    model = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda x: torch.from_numpy(model({"image": x.numpy()})["pred"])
+
+
+RUNTIMES = {".ts": torchscript, ".onnx": onnxruntime, ".xml": openvino}
+
+
+@pytest.fixture(scope="module")
+def shipped() -> dict[str, nn.Module]:
+    """Both networks with the shipped weights."""
+    folders = {name: ROOT / f"{name}_bundle" for name in CHANNELS}
+    return {
+        name: load_into(bundle_network(folder), folder / "models" / "model.pt").eval()
+        for name, folder in folders.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [
+        ("xnet", ".ts"),
+        ("cnnres", ".ts"),
+        ("xnet", ".onnx"),
+        ("cnnres", ".onnx"),
+        ("cnnres", ".xml"),
+        pytest.param("xnet", ".xml", marks=pytest.mark.long),
+    ],
+)
+def test_an_export_equals_the_network(
+    shipped: Mapping[str, nn.Module], tmp_path: Path, name: str, ending: str
+) -> None:
+    if ending != ".ts":
+        pytest.importorskip(ending[1:] if ending == ".onnx" else "openvino")
+    path = tmp_path / "made" / f"{name}{ending}"
+    assert export_network(ROOT / f"{name}_bundle", path) == path
+    run, network = RUNTIMES[ending](path), shipped[name]
+    torch.manual_seed(1)
+    for number, height, width in ((1, 48, 32), (3, 16, 64)):
+        x = torch.rand(number, CHANNELS[name], height, width)
+        with torch.no_grad():
+            expected = network(x)
+            torch.testing.assert_close(run(x), expected, rtol=1e-4, atol=1e-4)
+        assert expected.std() > 0.1  # so that equal is not equally empty
+
+    # A whole head through the bundle's own inferer, windows of another size and number than exported with.
+    parser = ConfigParser()
+    parser.read_config(ROOT / f"{name}_bundle" / "configs" / "inference.json")
+    parser.update({"spacing": [6.0, 6.0, -1.0], "window": [32, 32]})
+    modality = "T1w" if name == "xnet" else "DWI"
+    scan = write(tmp_path / "scan.nii.gz", head(modality, lesion_mask(1), seed=1))
+    volume = parser.get_parsed_content("preprocessing")({"image": str(scan)})["image"][None]
+    inferer = parser.get_parsed_content("inferer")
+    with torch.no_grad():
+        ours, theirs = inferer(volume, network), inferer(volume, run)
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
+def test_a_torchscript_file_tells_what_it_is(bundles: Mapping[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "net.ts"
+    done = strokeseg("export", bundles["cnnres"], path)
+    assert (done.code, done.out, done.told) == (0, f"Wrote {path}\n", "")
+    files: dict[str, Any] = {"metadata.json": "", "inference.json": ""}
+    torch.jit.load(path, _extra_files=files)
+    for name, content in files.items():
+        told = json.loads(content)
+        stored = json.loads((bundles["cnnres"] / "configs" / name).read_text())
+        assert {key: told[key] for key in stored} == stored
+
+
+def test_an_onnx_file_tells_what_it_is(bundles: Mapping[str, Path], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(export_network(bundles["cnnres"], tmp_path / "net.onnx"))
+    onnx.checker.check_model(model)
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert told["name"] == "CNN-Res stroke lesion segmentation"
+    assert "not a medical device" in told["description"]
+    for value in (model.graph.input[0], model.graph.output[0]):
+        sizes = value.type.tensor_type.shape.dim
+        assert [bool(size.dim_param) for size in sizes] == [True, False, True, True]
+
+
+def test_what_cannot_be_exported_is_told(bundles: Mapping[str, Path], tmp_path: Path) -> None:
+    folder = bundles["cnnres"]
+    with pytest.raises(UsageError, match=r"net\.pb has no ending of an export; name it \.ts, \.onnx or \.xml"):
+        export_network(folder, tmp_path / "net.pb")
+    with pytest.raises(UsageError, match="is no bundle"):
+        export_network(tmp_path, tmp_path / "net.ts")
+    with pytest.raises(WeightsError, match=r"absent\.pt is missing"):
+        export_network(folder, tmp_path / "net.ts", weights=tmp_path / "absent.pt")
+    with pytest.raises(WeightsError, match="weights of X-Net"):
+        export_network(folder, tmp_path / "net.ts", weights=bundles["xnet"] / "models" / "model.pt")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"net\.ts"):
+        export_network(folder, tmp_path / "file" / "net.ts")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+    done = strokeseg("export", folder, tmp_path / "net.pb")
+    assert (done.code, done.out) == (1, "")
+    assert len(done.told.splitlines()) == 1
+    assert strokeseg("export", folder).code == 2
