@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from shared_nets import __version__
-from shared_nets.cli import export, predict, weights
+from shared_nets.cli import export, monailabel, predict, weights
 from shared_nets.errors import tell_errors_in_words
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(predict.predict)
 app.command()(export.export)
 app.command("import-keras")(weights.import_keras_weights)
 app.add_typer(weights.app, name="weights")
+app.add_typer(monailabel.app, name="monailabel")
 
 
 def _show_version(asked: bool) -> None:

@@ -1,5 +1,6 @@
-"""Weight files: loaded, checked, saved."""
+"""What is passed on to others: weight files, exports, archives; and whether it fits together."""
 
+from shared_nets.release.versions import check_version
 from shared_nets.release.weights import (
     check_architecture,
     load_into,
@@ -12,6 +13,7 @@ from shared_nets.release.weights import (
 
 __all__ = [
     "check_architecture",
+    "check_version",
     "load_into",
     "load_weights",
     "released_sha256",

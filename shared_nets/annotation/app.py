@@ -1,0 +1,76 @@
+"""The app that MONAI Label's server runs; imports MONAI Label, which only its server has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.tasks.activelearning.first import First
+from monailabel.tasks.activelearning.random import Random
+from monailabel.tasks.infer.bundle import BundleInferTask
+from monailabel.tasks.train.bundle import BundleTrainTask
+
+from shared_nets.annotation.uncertainty import MostUncertain, UncertaintyScoring
+from shared_nets.errors import UsageError
+
+
+class LesionApp(MONAILabelApp):
+    """
+    Every bundle under the app's ``model`` folder, for segmentation and for training, with active learning.
+
+    Strategies for the next scan: ``random``, ``first``, and for each bundle ``BUNDLE_uncertainty``, by the
+    scoring method of the same name, which is run on request, or with ``auto_scoring``.
+
+    Args:
+        app_dir: the app's folder.
+        studies: the scans: a folder or the address of a DICOMweb server.
+        conf: the server's ``--conf`` settings. ``models``: names of bundles to serve, with commas; all by
+            default. ``auto_scoring true``: score all scans without a final label when the server starts, and
+            anew after training and whenever a next scan is asked for; takes as long as segmenting them.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        found = sorted(Path(app_dir, "model").glob("[!.]*/configs/inference.json"))
+        folders = {config.parents[1].name: str(config.parents[1]) for config in found}
+        wanted = [name.strip() for name in conf.get("models", "").split(",") if name.strip()] or list(folders)
+        for name in wanted:
+            if name not in folders:
+                raise UsageError(
+                    f"{name}: there is no such bundle in {Path(app_dir, 'model')}; "
+                    f"there are: {', '.join(folders) or 'none'}."
+                )
+        self.bundles = {name: folders[name] for name in wanted}
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="Stroke lesions",
+            description="Stroke lesions on brain MRI. Research use only, not a medical device.",
+        )
+        self._auto_update_scoring = conf.get("auto_scoring", "false").lower() == "true"
+
+    def init_infers(self) -> dict[str, Any]:
+        """The bundles' inference.json."""
+        return {name: BundleInferTask(folder, self.conf) for name, folder in self.bundles.items()}
+
+    def init_trainers(self) -> dict[str, Any]:
+        """The bundles' train.json."""
+        # MONAI Label's training process adds to this variable without looking whether it is there.
+        os.environ.setdefault("PYTHONPATH", "")
+        return {name: BundleTrainTask(folder, self.conf) for name, folder in self.bundles.items()}
+
+    def init_strategies(self) -> dict[str, Any]:
+        """Ways to choose the next scan."""
+        by_uncertainty = {f"{name}_uncertainty": MostUncertain(f"{name}_uncertainty") for name in self.bundles}
+        return {"random": Random(), "first": First(), **by_uncertainty}
+
+    def init_scoring_methods(self) -> dict[str, Any]:
+        """What the strategies go by."""
+        tasks = {
+            name: BundleInferTask(folder, self.conf, skip_writer=True) for name, folder in self.bundles.items()
+        }
+        return {
+            f"{name}_uncertainty": UncertaintyScoring(f"{name}_uncertainty", task) for name, task in tasks.items()
+        }

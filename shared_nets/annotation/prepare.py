@@ -1,0 +1,80 @@
+"""A folder that MONAI Label's server starts from, with bundles to segment by and to train."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from shared_nets.errors import OutputError, UsageError
+from shared_nets.files import reason, write_bytes
+from shared_nets.release.versions import check_version
+
+MAIN = '''"""MONAI Label's server loads the app from here."""
+
+from shared_nets.annotation.app import LesionApp  # noqa: F401
+'''
+PARTS = ("configs", "docs", "models", "shared_nets", "LICENSE")
+OTHER_TASKS = ("detection", "classification", "deepgrow", "deepedit")
+
+
+def prepare_app(app_dir: str | Path, bundles: Sequence[str | Path]) -> Path:
+    """
+    Make an app folder for MONAI Label: ``main.py`` and, under ``model``, a copy of each bundle.
+
+    The copies are the server's own: training there replaces their ``models/model.pt``, never the originals'.
+
+    Args:
+        app_dir: the folder to make. Bundles may be added to one made earlier.
+        bundles: folders of bundles.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: if a folder is no bundle with weights, is made for another version of this package, has a
+            name that MONAI Label takes for another task, or is in the app already.
+        OutputError: if the folder cannot be written.
+    """
+    app_dir = Path(app_dir)
+    targets = {Path(bundle).resolve(): app_dir / "model" / Path(bundle).resolve().name for bundle in bundles}
+    for bundle, target in targets.items():
+        _check(bundle, target)
+    try:
+        for bundle, target in targets.items():
+            # Under another name first: a server must not find half a bundle.
+            part = target.with_name(f".{target.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            for name in PARTS:
+                if (bundle / name).is_dir():
+                    ignore = shutil.ignore_patterns("__pycache__", "*.ckpt")
+                    shutil.copytree(bundle / name, part / name, ignore=ignore)
+                elif (bundle / name).is_file():
+                    shutil.copy2(bundle / name, part / name)
+            part.rename(target)
+    except OSError as error:
+        raise OutputError(f"{app_dir} cannot be written: {reason(error)}") from error
+    write_bytes(app_dir / "main.py", MAIN.encode())
+    return app_dir
+
+
+def _check(bundle: Path, target: Path) -> None:
+    for part in ("configs/inference.json", "configs/metadata.json", "models/model.pt"):
+        if not (bundle / part).is_file():
+            raise UsageError(f"{bundle} is no bundle with weights ({part} is missing): name a bundle's folder.")
+    for task in OTHER_TASKS:
+        if task in bundle.name.lower():
+            raise UsageError(
+                f"{bundle}: MONAI Label takes a bundle with {task!r} in its name for another task; "
+                f"rename the folder."
+            )
+    others = [path for path in (bundle / "models").glob("*.pt") if path.name != "model.pt"]
+    if others:
+        raise UsageError(
+            f"{others[0]}: MONAI Label would offer this file as weights; leave only model.pt in the folder."
+        )
+    check_version(bundle)
+    if target.exists():
+        raise UsageError(
+            f"{target} is there already, perhaps with weights trained in it; remove it, or choose another folder."
+        )

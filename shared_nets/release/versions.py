@@ -1,0 +1,35 @@
+"""Whether a bundle and the package in use belong together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import shared_nets
+from shared_nets.errors import UsageError
+
+
+def check_version(bundle_root: str | Path) -> None:
+    """
+    Refuse to build a bundle's network with another version of this package than the bundle is made for.
+
+    Bundles of two releases in one program, as in an annotation server, would share the package that was
+    imported first, whichever each brings along.
+
+    Args:
+        bundle_root: the bundle's folder; ``required_packages_version`` of its metadata.json is read. Without
+            the file, or the entry, any version will do.
+
+    Raises:
+        UsageError: if the versions differ.
+    """
+    metadata = Path(bundle_root, "configs", "metadata.json")
+    if not metadata.is_file():
+        return
+    wanted = json.loads(metadata.read_text()).get("required_packages_version", {}).get("shared_nets")
+    if wanted not in (None, shared_nets.__version__):
+        raise UsageError(
+            f"{Path(bundle_root).resolve()} is made for shared_nets {wanted}, but {shared_nets.__version__} is "
+            f"in use (from {Path(shared_nets.__file__).parent}): give each version a program of its own, or "
+            f"take all bundles from one release."
+        )

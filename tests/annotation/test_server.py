@@ -1,0 +1,308 @@
+"""
+MONAI Label's own server with both bundles: all that Slicer and OHIF ask of it, over HTTP.
+
+``make test-monailabel`` installs a server and runs this.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from email import message_from_bytes
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from tests.commands import bundle, strokeseg
+from tests.conftest import NETWORKS
+from tests.heads import affine, head, lesion_mask, write
+
+pytest.importorskip("monailabel", reason="`make test-monailabel` installs MONAI Label")
+nrrd = pytest.importorskip("nrrd")
+requests = pytest.importorskip("requests")
+
+pytestmark = pytest.mark.long
+
+SECONDS = 600  # to start, to train
+XNET = ["oblique", "permuted", "plain"]
+CNNRES = ["stack", "pair", "alone"]
+CASES = [("xnet_bundle", scan) for scan in XNET] + [("cnnres_bundle", scan) for scan in CNNRES]
+
+
+def oblique(matrix: np.ndarray) -> np.ndarray:
+    """Turned by 20° about one axis, then 10° about another: axes that point nowhere exactly."""
+    turn = np.eye(4)
+    for axes, degrees in (((0, 1), 20), ((1, 2), 10)):
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        one = np.eye(4)
+        one[np.ix_(axes, axes)] = [[c, -s], [s, c]]
+        turn = one @ turn
+    return turn @ matrix
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans as they lie on an annotator's disk, one file each, of every awkward kind."""
+    folder = tmp_path_factory.mktemp("studies")
+    t1, dwi, flair = (
+        head(modality, lesion_mask(n), seed=n) for n, modality in ((1, "T1w"), (2, "DWI"), (2, "FLAIR"))
+    )
+    write(folder / "oblique.nii.gz", t1, oblique(affine()))
+    # Array axes: superior, left, posterior.
+    turned = nib.Nifti1Image(t1, affine()).as_reoriented(np.array([[1, -1], [2, -1], [0, 1]]))
+    nib.save(turned, folder / "permuted.nii.gz")
+    write(folder / "plain.nii.gz", head("T1w", lesion_mask(3), seed=3))
+    write(folder / "stack.nii.gz", np.stack([dwi, flair], axis=-1), oblique(affine()))
+    write(folder / "pair.nii.gz", dwi)
+    write(folder / "flair" / "pair.nii.gz", flair[:, :, ::2], affine((6, 6, 12), (32, 32, 6)))
+    write(folder / "alone.nii.gz", dwi)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def app(bundles: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("server") / "app"
+    done = strokeseg(
+        "monailabel", "prepare", folder, "--bundle", bundles["xnet"], "--bundle", bundles["cnnres"]
+    )
+    assert done.code == 0, done.err
+    return folder
+
+
+class Server:
+    """Requests to the running server."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}"
+
+    def __call__(self, method: str, path: str, **arguments: Any) -> Any:
+        """A request, which must succeed."""
+        answer = requests.request(method, f"{self.address}{path}", timeout=SECONDS, **arguments)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    def infer(self, model: str, image: str, tmp_path: Path, **params: Any) -> Path:
+        """The file that an inference gives back, on disk."""
+        answer = self(
+            "POST", f"/infer/{model}", params={"image": image, "output": "image"},
+            data={"params": json.dumps({"device": "cpu", **params})},
+        )  # fmt: skip
+        path = tmp_path / f"{model}-{image}{params.get('result_extension', '.nii.gz')}"
+        path.write_bytes(answer.content)
+        return path
+
+
+@pytest.fixture(scope="module")
+def server(app: Path, studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """``monailabel start_server --app APP --studies STUDIES``, in its own process, until the tests are done."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("home")
+    log = home / "server.log"
+    place = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"HOME": str(home), "PATH": place, "OMP_NUM_THREADS": "1"}
+    command = ["monailabel", "start_server", "--app", str(app), "--studies", str(studies)]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=home)
+    try:
+        made = Server(port)
+        for _ in range(SECONDS):
+            assert process.poll() is None, log.read_text()[-5000:]
+            try:
+                made("GET", "/info/")
+                break
+            except requests.ConnectionError:
+                time.sleep(1)
+        yield made
+    finally:
+        process.terminate()
+        process.wait(60)
+        if log.is_file() and "Traceback" in (told := log.read_text()):
+            print(told[-20000:])
+
+
+def by_command(app: Path, model: str, scans: Path, output: Path) -> np.ndarray:
+    """The mask that ``monai.bundle run`` makes of one case with the bundle in the app."""
+    folder = app / "model" / model
+    done = bundle(
+        "inference", config_file=folder / "configs" / "inference.json", bundle_root=folder,
+        dataset_dir=scans, output_dir=output, save_picture=False,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    (mask,) = output.glob("*_mask.nii.gz")
+    return nib.load(mask).get_fdata()
+
+
+def source(studies: Path, scan: str, tmp_path: Path) -> Path:
+    """The scan as the command line takes it: its file, or a folder with DWI and FLAIR paired by name."""
+    if scan != "pair":
+        return studies / f"{scan}.nii.gz"
+    folder = tmp_path / "pair"
+    folder.mkdir()
+    shutil.copy(studies / "pair.nii.gz", folder / "pair_0000.nii.gz")
+    shutil.copy(studies / "flair" / "pair.nii.gz", folder / "pair_0001.nii.gz")
+    return folder
+
+
+# ---- the server's tests run in this order: the last ones train ----
+
+
+def test_info_lists_both_models(server: Server) -> None:
+    info = server("GET", "/info/").json()
+    assert info["labels"] == ["lesion"]
+    assert set(info["models"]) == set(info["trainers"]) == {"xnet_bundle", "cnnres_bundle"}
+    for model in info["models"].values():
+        assert model["type"] == "segmentation"
+        assert model["labels"] == {"lesion": 1}
+        assert model["config"]["model_filename"] == ["model.pt"]
+        assert "not a medical device" in model["description"]
+    uncertainty = {"xnet_bundle_uncertainty", "cnnres_bundle_uncertainty"}
+    assert set(info["scoring"]) == uncertainty
+    assert set(info["strategies"]) == {"random", "first", *uncertainty}
+    assert info["datastore"]["total"] == len(CASES)  # the sibling FLAIR is no scan of its own
+
+
+@pytest.mark.parametrize(("model", "scan"), CASES)
+def test_a_mask_is_that_of_the_command_line_on_the_scans_grid(
+    server: Server, app: Path, studies: Path, tmp_path: Path, model: str, scan: str
+) -> None:
+    made = nib.load(server.infer(model, scan, tmp_path))
+    scan_file = nib.load(studies / f"{scan}.nii.gz")
+    assert made.shape == scan_file.shape[:3]
+    assert made.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(made.affine, scan_file.affine, atol=1e-4)
+    expected = by_command(app, model, source(studies, scan, tmp_path), tmp_path / "out")
+    np.testing.assert_array_equal(made.get_fdata(), expected)
+    assert 0 < expected.mean() < 0.9  # something is marked, and not everything
+
+
+def test_a_missing_sibling_makes_a_difference(server: Server, tmp_path: Path) -> None:
+    """The same DWI with and without its FLAIR: the sibling is seen."""
+    pair, alone = (nib.load(server.infer("cnnres_bundle", s, tmp_path)).get_fdata() for s in ("pair", "alone"))
+    assert not np.array_equal(pair, alone)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"], ids=["3D Slicer", "OHIF"])
+@pytest.mark.parametrize(("model", "scan"), [("xnet_bundle", "oblique"), ("cnnres_bundle", "stack")])
+def test_viewers_get_nrrd(
+    server: Server, studies: Path, tmp_path: Path, model: str, scan: str, dtype: str
+) -> None:
+    expected = nib.load(server.infer(model, scan, tmp_path))
+    answer = server(
+        "POST", f"/infer/{model}", params={"image": scan},
+        data={"params": json.dumps({"device": "cpu", "result_extension": ".nrrd", "result_dtype": dtype})},
+    )  # fmt: skip
+    kind = answer.headers["content-type"]
+    parts = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + answer.content).get_payload()
+    fields = {part.get_param("name", header="content-disposition"): part for part in parts}
+    told = json.loads(fields["params"].get_payload(decode=True))
+    assert told["label_names"] == {"lesion": 1}
+    (tmp_path / "mask.nrrd").write_bytes(fields["image"].get_payload(decode=True))
+    array, header = nrrd.read(str(tmp_path / "mask.nrrd"))
+    assert array.dtype == dtype
+    np.testing.assert_array_equal(array, expected.get_fdata())
+    # NRRD's world is left–posterior–superior.
+    assert header["space"] == "left-posterior-superior"
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = header["space directions"].T, header["space origin"]
+    np.testing.assert_allclose(np.diag([-1, -1, 1, 1]) @ matrix, expected.affine, atol=1e-4)
+
+
+def test_a_broken_scan_does_not_stop_the_server(server: Server, studies: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes((studies / "plain.nii.gz").read_bytes()[:2000])
+    with broken.open("rb") as content:
+        answer = requests.post(
+            f"{server.address}/infer/xnet_bundle", params={"output": "image"}, timeout=SECONDS,
+            files={"file": ("broken.nii.gz", content)}, data={"params": json.dumps({"device": "cpu"})},
+        )  # fmt: skip
+    assert answer.status_code == 500
+    server.infer("xnet_bundle", "plain", tmp_path)
+
+
+def test_the_least_certain_scan_comes_next(server: Server) -> None:
+    key = "xnet_bundle_uncertainty"
+    told = server("POST", f"/scoring/{key}", params={"run_sync": True}, json={"device": "cpu"}).json()
+    # X-Net reads one volume: the 4-D file is refused, the others are scored all the same.
+    assert told == {"scored": 5, "skipped": 0, "failed": 1}
+    again = server("POST", f"/scoring/{key}", params={"run_sync": True}, json={"device": "cpu"}).json()
+    assert again["skipped"] == 5
+    scores = {
+        scan: server("GET", "/datastore/image/info", params={"image": scan}).json().get(key, {}).get("score")
+        for scan in (*XNET, *CNNRES)
+    }
+    assert scores.pop("stack") is None
+    assert all(0 <= score <= 1 for score in scores.values())
+    chosen = server("POST", f"/activelearning/{key}", json={}).json()
+    assert chosen["id"] == max(sorted(scores), key=lambda scan: scores[scan])
+    assert chosen["path"].endswith(f"{chosen['id']}.nii.gz")
+    assert server("POST", "/activelearning/random", json={}).json()["id"] in (*XNET, *CNNRES)
+
+
+def test_corrections_are_saved_and_trained_on(
+    server: Server, app: Path, studies: Path, tmp_path: Path
+) -> None:
+    """Labels saved, two epochs, the new weights used at once, and both models trained one after the other."""
+    for number, scan in enumerate(("oblique", "plain", "permuted"), start=1):
+        mask = nib.load(server.infer("xnet_bundle", scan, tmp_path))
+        corrected = np.zeros(mask.shape, np.uint8)
+        corrected[10:20, 10:20, 4:8] = 1
+        path = tmp_path / f"{scan}.nii.gz"
+        nib.save(nib.Nifti1Image(corrected, mask.affine), path)
+        with path.open("rb") as content:
+            server(
+                "PUT", "/datastore/label", params={"image": scan, "tag": "final"},
+                files={"label": (path.name, content)},
+                data={"params": json.dumps({"label_info": [{"name": "lesion", "idx": 1}]})},
+            )  # fmt: skip
+        assert server("GET", "/info/").json()["datastore"]["completed"] == number
+    for key in ("xnet_bundle_uncertainty", "random"):  # what has a final label is not asked for again
+        assert server("POST", f"/activelearning/{key}", json={}).json()["id"] in CNNRES
+
+    for model in ("xnet_bundle", "cnnres_bundle"):
+        weights = app / "model" / model / "models" / "model.pt"
+        before, old = weights.read_bytes(), nib.load(server.infer(model, "plain", tmp_path)).get_fdata()
+        asked = {"max_epochs": 2, "device": "cpu", "val_split": 0.34}
+        server("POST", f"/train/{model}", json=asked)
+        for _ in range(SECONDS):
+            status = server("GET", "/train/").json()
+            if status["status"] not in ("RUNNING", "SUBMITTED"):
+                break
+            time.sleep(1)
+        assert status["status"] == "DONE", "\n".join(status["details"])
+        assert weights.read_bytes() != before
+        assert [p.name for p in weights.parent.glob("*.pt")] == ["model.pt"]
+        NETWORKS[model.removesuffix("_bundle")]().load_state_dict(
+            torch.load(weights, weights_only=True)
+        )
+        new = nib.load(server.infer(model, "plain", tmp_path)).get_fdata()
+        assert not np.array_equal(new, old)
+        scan = studies / "plain.nii.gz"
+        np.testing.assert_array_equal(new, by_command(app, model, scan, tmp_path / f"{model}-new"))
+
+
+def test_many_at_once(server: Server, app: Path, studies: Path, tmp_path: Path) -> None:
+    """Batch inference over what is not yet labelled, stored as original labels."""
+    told = server(
+        "POST", "/batch/infer/cnnres_bundle", params={"images": "unlabeled", "run_sync": True},
+        json={"device": "cpu", "max_workers": 1, "multi_gpu": False},
+    ).json()  # fmt: skip
+    assert sorted(told) == sorted(CNNRES)
+    for scan in CNNRES:
+        stored = studies / "labels" / "original" / f"{scan}.nii.gz"
+        expected = by_command(
+            app, "cnnres_bundle", source(studies, scan, tmp_path), tmp_path / f"{scan}-out"
+        )
+        np.testing.assert_array_equal(nib.load(stored).get_fdata(), expected)

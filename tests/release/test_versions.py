@@ -1,0 +1,66 @@
+"""A bundle made for another version of the package is refused, wherever its network is built."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigWorkflow
+
+import shared_nets
+from shared_nets.errors import UsageError, own_error
+from shared_nets.release import check_version
+from shared_nets.release.exports import bundle_network
+from tests.commands import ROOT, bundle
+
+
+def of_version(folder: Path, version: str | None, target: Path) -> Path:
+    """A copy of a bundle that says it is made for a version of the package."""
+    shutil.copytree(folder, target)
+    path = target / "configs" / "metadata.json"
+    content = json.loads(path.read_text())
+    if version is None:
+        del content["required_packages_version"]["shared_nets"]
+    else:
+        content["required_packages_version"]["shared_nets"] = version
+    path.write_text(json.dumps(content))
+    return target
+
+
+def test_one_version_is_accepted(bundles: Mapping[str, Path], tmp_path: Path) -> None:
+    for folder in (ROOT / "xnet_bundle", ROOT / "cnnres_bundle", tmp_path):
+        check_version(folder)
+    check_version(of_version(bundles["xnet"], shared_nets.__version__, tmp_path / "same"))
+    check_version(of_version(bundles["xnet"], None, tmp_path / "silent"))
+
+
+def test_another_version_is_refused(
+    bundles: Mapping[str, Path], trees: Mapping[str, Path], tmp_path: Path
+) -> None:
+    folder = of_version(bundles["cnnres"], "9.0.0", tmp_path / "cnnres_bundle")
+    said = rf"cnnres_bundle is made for shared_nets 9\.0\.0, but {shared_nets.__version__} is in use"
+    with pytest.raises(UsageError, match=said):
+        check_version(folder)
+    with pytest.raises(Exception, match="check_version") as caught:  # as an annotation server builds it
+        bundle_network(folder)
+    assert isinstance(own_error(caught.value), UsageError)
+    flow = ConfigWorkflow(
+        str(folder / "configs" / "train.json"),
+        workflow_type="train",
+        bundle_root=str(folder),
+        dataset_dir=str(trees["cnnres"]),
+    )
+    flow.initialize()
+    with pytest.raises(Exception, match="check_version") as caught:
+        _ = flow.network_def
+    assert isinstance(own_error(caught.value), UsageError)
+    done = bundle(
+        config_file=folder / "configs" / "inference.json", bundle_root=folder,
+        dataset_dir=trees["cnnres"], output_dir=tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 1
+    assert "made for shared_nets 9.0.0" in done.told
+    assert len(done.told.splitlines()) == 1

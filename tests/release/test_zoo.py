@@ -1,0 +1,197 @@
+"""What the MONAI Model Zoo checks of a bundle, by MONAI's own commands, and what other programs ask of one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+import shared_nets
+from shared_nets.release.exports import bundle_network
+from shared_nets.release.weights import load_into
+from tests.commands import ROOT, run
+from tests.conftest import NETWORKS
+
+Folders = Mapping[str, Path]
+both = pytest.mark.parametrize("name", list(NETWORKS))
+# Of MONAI's data releases (Apache 2.0); the metadata names its address.
+SCHEMA = Path(__file__).parent / "meta_schema_20240725.json"
+
+
+def metadata(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / f"{name}_bundle" / "configs" / "metadata.json").read_text())
+
+
+@both
+def test_metadata_meets_the_schema(name: str, tmp_path: Path) -> None:
+    configs = ROOT / f"{name}_bundle" / "configs"
+    assert metadata(name)["schema"].endswith(SCHEMA.name)
+    done = run("monai.bundle", "verify_metadata", "--meta_file", configs / "metadata.json", "--filepath", SCHEMA)
+    assert done.code == 0, done.err
+    assert "metadata is verified with no error" in done.out + done.err
+    # The check does refuse.
+    broken = metadata(name) | {"version": 1}
+    (tmp_path / "metadata.json").write_text(json.dumps(broken))
+    done = run("monai.bundle", "verify_metadata", "--meta_file", tmp_path / "metadata.json", "--filepath", SCHEMA)
+    assert done.code != 0
+
+
+@both
+def test_metadata_says_what_holds(name: str) -> None:
+    told = metadata(name)
+    assert told["version"] == shared_nets.__version__
+    assert told["version"] in told["changelog"]
+    assert told["required_packages_version"]["shared_nets"] == shared_nets.__version__
+    assert "optional_packages_version" not in told
+    pins = dict(
+        line.split(";")[0].strip().split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    versions = told["required_packages_version"] | {
+        "monai": told["monai_version"],
+        "torch": told["pytorch_version"],
+        "numpy": told["numpy_version"],
+    }
+    del versions["shared_nets"]
+    assert versions == {package: pins[package] for package in versions}
+    for key in ("intended_use", "eval_metrics", "data_source", "references", "copyright"):
+        assert told[key]
+    form = told["network_data_format"]
+    inputs, outputs = form["inputs"]["image"], form["outputs"]["pred"]
+    assert inputs["num_channels"] == len(inputs["channel_def"])
+    assert list(form["inputs"]) == ["image"]
+    assert list(form["outputs"]) == ["pred"]
+    # MONAI Label takes an annotation's label names and values from here.
+    assert outputs["channel_def"] == {"0": "background", "1": "lesion"}
+    network = bundle_network(ROOT / f"{name}_bundle")
+    with torch.no_grad():
+        made = network.eval()(torch.rand(1, inputs["num_channels"], 32, 48))
+    assert made.shape == (1, outputs["num_channels"], 32, 48)
+
+
+@both
+def test_the_network_takes_and_gives_what_the_metadata_says(name: str) -> None:
+    configs = ROOT / f"{name}_bundle" / "configs"
+    for size in (2, 5):  # multiples of 16
+        done = run(
+            "monai.bundle", "verify_net_in_out", "network_def", "--n", size,
+            "--meta_file", configs / "metadata.json", "--config_file", configs / "inference.json",
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        assert "data shape of network is verified with no error" in done.out + done.err
+
+
+def exported(command: str, folder: Path, path: Path, *more: object) -> None:
+    """One of MONAI's export commands, on a bundle with its own weights."""
+    configs = folder / "configs"
+    done = run(
+        "monai.bundle", command, "network_def", "--filepath", path,
+        "--ckpt_file", folder / "models" / "model.pt",
+        "--meta_file", configs / "metadata.json", "--config_file", configs / "inference.json", *more,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert path.is_file()
+
+
+def slices_and_logits(name: str, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two slices, and what the network gives for them by the shipped weights."""
+    folder = ROOT / f"{name}_bundle"
+    torch.manual_seed(2)
+    x = torch.rand(2, metadata(name)["network_data_format"]["inputs"]["image"]["num_channels"], height, width)
+    with torch.no_grad():
+        return x, load_into(bundle_network(folder), folder / "models" / "model.pt").eval()(x)
+
+
+@both
+def test_monai_exports_torchscript(name: str, tmp_path: Path) -> None:
+    exported("ckpt_export", ROOT / f"{name}_bundle", tmp_path / "net.ts")
+    x, expected = slices_and_logits(name, 48, 32)
+    with torch.no_grad():
+        made = torch.jit.load(tmp_path / "net.ts")(x)
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-4)
+
+
+FREE_SIZES = {"image": {0: "batch", 2: "height", 3: "width"}, "pred": {0: "batch", 2: "height", 3: "width"}}
+DYNAMIC = {
+    "input_names": ["image"],
+    "output_names": ["pred"],
+    "dynamic_axes": FREE_SIZES,
+    "dynamo": False,
+}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("--use_trace", True, "--converter_kwargs", DYNAMIC), id="any size"),
+        pytest.param(("--input_shape", "[2,CHANNELS,48,32]"), id="one size", marks=pytest.mark.long),
+    ],
+)
+@both
+def test_monai_exports_onnx(name: str, arguments: tuple[object, ...], tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    x, expected = slices_and_logits(name, 48, 32)
+    told = [str(argument).replace("CHANNELS", str(x.shape[1])) for argument in arguments]
+    exported("onnx_export", ROOT / f"{name}_bundle", tmp_path / "net.onnx", *told)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    made = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(made), expected, rtol=1e-4, atol=1e-4)
+
+
+# ---- properties ----
+
+
+def workflow(folder: Path, files: tuple[str, ...], data: Path, output: Path) -> ConfigWorkflow:
+    return ConfigWorkflow(
+        config_file=[str(folder / "configs" / f"{file}.json") for file in files],
+        meta_file=str(folder / "configs" / "metadata.json"),
+        workflow_type="infer" if files == ("inference",) else "train",
+        bundle_root=str(folder),
+        dataset_dir=str(data),
+        output_dir=str(output),
+        quiet=True,
+    )
+
+
+@both
+@pytest.mark.parametrize("files", [("train",), ("train", "evaluate"), ("inference",)], ids="+".join)
+def test_every_property_can_be_got_and_set(
+    trees: Folders, bundles: Folders, tmp_path: Path, name: str, files: tuple[str, ...]
+) -> None:
+    """Each of MONAI's properties takes a value and gives it back, and the workflow is whole after that."""
+    flow = workflow(bundles[name], files, trees[name], tmp_path)
+    flow.initialize()
+    for key in flow.properties:
+        value = getattr(flow, key)
+        setattr(flow, key, value)
+        flow.initialize()
+        assert getattr(flow, key) is value, key
+    assert flow.check_properties() == []
+
+
+@both
+def test_what_is_set_is_what_runs(trees: Folders, bundles: Folders, tmp_path: Path, name: str) -> None:
+    flow = workflow(bundles[name], ("train",), trees[name], tmp_path)
+    network = NETWORKS[name]()
+    flow.max_epochs = 3
+    flow.network_def = network
+    flow.train_dataset_data = [{"image": "mine.nii.gz", "label": "mine_mask.nii.gz"}]
+    flow.train_handlers = []
+    flow.device = "cpu"
+    flow.initialize()
+    assert flow.trainer.state.max_epochs == 3
+    assert flow.trainer.network is network
+    assert flow.train_dataset.data == flow.train_dataset_data
+    flow = workflow(bundles[name], ("inference",), trees[name], tmp_path)
+    flow.dataset_dir = str(trees[name] / "imagesTs")
+    flow.bundle_root = str(bundles[name])
+    flow.initialize()
+    assert [case["name"] for case in flow.dataset_data] == ["case1", "case2"]
+    assert flow.version == shared_nets.__version__
