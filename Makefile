@@ -1,12 +1,14 @@
 # make demo   install into .venv and segment a real scan with each bundle
 # make test   install and run the whole test suite
 # make lint   ruff and mypy
+# make test-monailabel   the bundles in MONAI Label's own server, in an environment of its own
+# make test-release      the released archives in an environment with nothing but what they declare
 
 PYTHON ?= python3
 BIN = .venv/bin
 BUNDLE = $(BIN)/python -W ignore -m monai.bundle run --config_file
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean test-monailabel test-release
 
 demo: .venv/installed
 	rm -rf demo/output
@@ -24,6 +26,22 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+test-monailabel: .venv-monailabel/installed
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/tests/annotation/without_torchvision \
+		.venv-monailabel/bin/python -m pytest -m long tests/annotation
+
+test-release: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/release
+
+.venv-monailabel/installed: pyproject.toml constraints.txt tests/annotation/requirements.txt
+	$(PYTHON) -m venv .venv-monailabel
+	.venv-monailabel/bin/python -m pip install --quiet --upgrade pip
+	.venv-monailabel/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	.venv-monailabel/bin/python -m pip install --quiet --constraint constraints.txt --editable . \
+		--requirement tests/annotation/requirements.txt
+	.venv-monailabel/bin/python -m pip install --quiet --no-deps pydicom-seg==0.4.1 monailabel==0.8.5
+	touch $@
+
 # torch first and alone: its version decides which build of it pip takes.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 10), 'Python 3.10 or newer is needed: make PYTHON=...'"
@@ -38,4 +56,4 @@ lint: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv demo/output
+	rm -rf .venv .venv-monailabel demo/output

@@ -18,7 +18,9 @@ class Model(str, Enum):
 
 def bundle_folder(model: str, bundle: Path | None = None) -> Path:
     """
-    The bundle to run: one that the user names, or the one beside this package, as in the repository.
+    The bundle to run: one that the user names, or the one that this package lies beside or in.
+
+    It lies beside both in the repository, and in each of them in a released archive.
 
     Args:
         model: ``xnet`` or ``cnnres``.
@@ -27,7 +29,8 @@ def bundle_folder(model: str, bundle: Path | None = None) -> Path:
     Raises:
         UsageError: if there is no bundle.
     """
-    folder = bundle or Path(__file__).resolve().parents[1] / f"{model}_bundle"
+    root = Path(__file__).resolve().parents[1]
+    folder = bundle or (root if root.name == f"{model}_bundle" else root / f"{model}_bundle")
     if not (folder / "configs" / "inference.json").is_file():
         raise UsageError(
             f"{folder} is no bundle (no configs/inference.json): name one's folder with --bundle."

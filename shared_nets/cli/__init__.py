@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from shared_nets import __version__
-from shared_nets.cli import export, monailabel, predict, weights
+from shared_nets.cli import export, monailabel, predict, release, weights
 from shared_nets.errors import tell_errors_in_words
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 app.command()(predict.predict)
 app.command()(export.export)
+app.command()(release.release)
+app.command()(release.unpack)
 app.command("import-keras")(weights.import_keras_weights)
 app.add_typer(weights.app, name="weights")
 app.add_typer(monailabel.app, name="monailabel")

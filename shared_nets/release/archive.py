@@ -1,0 +1,287 @@
+"""
+Bundles as archives: one zip file that holds all a bundle needs, and unpacking one without trusting it.
+
+An archive ``NAME_vX.Y.Z.zip`` has one folder ``NAME`` with the bundle, this package's source beside its
+configs (so that MONAI finds it from the bundle's folder), the packages it needs as ``requirements.txt``, and
+``SHA256SUMS`` of it all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Mapping
+from importlib.metadata import requires
+from pathlib import Path, PurePosixPath
+
+import shared_nets
+from shared_nets.errors import OutputError, UsageError, WeightsError
+from shared_nets.files import reason, write_bytes
+from shared_nets.release.versions import check_version
+from shared_nets.release.weights import CURRENT, SHIPPED, load_weights, released_sha256
+
+SUMS = "SHA256SUMS"
+REQUIREMENTS = "requirements.txt"
+PACKAGE = Path(shared_nets.__file__).resolve().parent
+
+LARGEST_ARCHIVE = 2**30
+"""Bytes that an archive may unpack to, and be: the weights of a network twice, and room to spare."""
+MOST_FILES = 10_000
+
+
+def bundle_files(bundle: str | Path) -> dict[str, bytes]:
+    """
+    All that a bundle's archive holds, by its path in the bundle's folder.
+
+    Args:
+        bundle: the bundle's folder. Its weights must be the released ones, so that a bundle in which
+            somebody trained is not passed on by mistake.
+
+    Raises:
+        UsageError: if it is no bundle, or made for another version of this package.
+        WeightsError: if a weight file is missing, damaged, or not the one that metadata.json names.
+    """
+    bundle = Path(bundle)
+    for part in ("configs/metadata.json", "configs/inference.json", "docs/README.md", "LICENSE"):
+        if not (bundle / part).is_file():
+            raise UsageError(f"{bundle} is no bundle to release ({part} is missing): name a bundle's folder.")
+    check_version(bundle)
+    released = released_sha256(bundle)
+    files = {}
+    for name in (CURRENT, SHIPPED):
+        if Path(name).name not in released:
+            raise WeightsError(
+                f"{bundle}: metadata.json does not name the SHA-256 of {name} (weights_sha256); add it."
+            )
+        load_weights(bundle / name, released[Path(name).name])
+        files[name] = (bundle / name).read_bytes()
+    for part in ("configs", "docs"):
+        files |= _tree(bundle / part, part)
+    files["LICENSE"] = (bundle / "LICENSE").read_bytes()
+    files |= _tree(PACKAGE, "shared_nets", ending=".py")
+    files[REQUIREMENTS] = "".join(f"{line}\n" for line in requirements()).encode()
+    card, pictures = _card(bundle)
+    files |= {"docs/README.md": card, **pictures}
+    files[SUMS] = sums(files)
+    return files
+
+
+def requirements() -> list[str]:
+    """What this package needs, as pip takes it: its declared dependencies without the extras."""
+    unpacked = PACKAGE.with_name(REQUIREMENTS)  # in an archive
+    if unpacked.is_file():
+        return unpacked.read_text().splitlines()
+    return sorted(line for line in requires("shared_nets") or [] if "extra ==" not in line)
+
+
+def write_archive(bundle: str | Path, folder: str | Path) -> Path:
+    """
+    Write a bundle's archive. The same bundle gives the same bytes, on every machine.
+
+    Args:
+        bundle: the bundle's folder.
+        folder: where ``NAME_vX.Y.Z.zip`` is written, with the version of metadata.json.
+
+    Returns:
+        The archive's path.
+
+    Raises:
+        UsageError, WeightsError: as `bundle_files`.
+        OutputError: if it cannot be written.
+    """
+    bundle = Path(bundle).resolve()
+    files = bundle_files(bundle)
+    version = json.loads(files["configs/metadata.json"])["version"]
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(f"{bundle.name}/{name}")  # of 1 January 1980
+            entry.create_system = 3  # POSIX, whatever this system is
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
+            # Not compressed: weights hardly shrink, and other versions of zlib give other bytes.
+            archive.writestr(entry, files[name], zipfile.ZIP_STORED)
+    path = Path(folder, f"{bundle.name}_v{version}.zip")
+    write_bytes(path, content.getvalue())
+    return path
+
+
+def write_folder(bundle: str | Path, folder: str | Path) -> Path:
+    """
+    Write what a bundle's archive holds as a folder, laid out for the Hugging Face Hub.
+
+    Its ``README.md`` is the model card under the head that the Hub reads.
+
+    Args:
+        bundle: the bundle's folder.
+        folder: where the folder ``NAME`` is made; one that is there is replaced.
+
+    Raises:
+        UsageError, WeightsError: as `bundle_files`.
+        OutputError: if it cannot be written.
+    """
+    bundle = Path(bundle).resolve()
+    files = bundle_files(bundle)
+    card = files["docs/README.md"].decode()
+    head = hub_head(json.loads(files["configs/metadata.json"]))
+    # The card moves up one folder.
+    files["README.md"] = (head + re.sub(r"(!\[[^]]*\]\()(?=images/)", r"\1docs/", card)).encode()
+    files[SUMS] = sums({name: content for name, content in files.items() if name != SUMS})
+    target = Path(folder, bundle.name)
+    shutil.rmtree(target, ignore_errors=True)
+    for name, content in files.items():
+        write_bytes(target / name, content)
+    return target
+
+
+def hub_head(metadata: Mapping[str, object]) -> str:
+    """
+    The head of a model card for the Hugging Face Hub, in YAML.
+
+    Args:
+        metadata: the content of metadata.json.
+    """
+    return (
+        "---\n"
+        "license: apache-2.0\n"
+        "library_name: monai\n"
+        "pipeline_tag: image-segmentation\n"
+        "tags:\n"
+        "- monai\n"
+        "- medical\n"
+        "- mri\n"
+        "- brain\n"
+        "- stroke\n"
+        f"model_name: {metadata['name']}\n"
+        "---\n\n"
+    )
+
+
+def sums(files: Mapping[str, bytes]) -> bytes:
+    """The lines that ``sha256sum --check`` takes, for files by name."""
+    lines = (f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
+    return "".join(lines).encode()
+
+
+def unpack(archive: str | Path, folder: str | Path) -> Path:
+    """
+    Unpack a bundle's archive, if it is whole and writes nowhere but into a folder of its own.
+
+    Args:
+        archive: a zip file as `write_archive` writes it.
+        folder: where the bundle's folder is made, which must not be there yet.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        UsageError: if the file is not such an archive or damaged, has paths that lead out of its folder,
+            links, or far more content than a bundle has, or if the folder is there already.
+        OutputError: if the folder cannot be written.
+    """
+    archive = Path(archive)
+    files = _read(archive)
+    name = next(iter(files)).split("/")[0]
+    target = Path(folder, name)
+    if target.exists():
+        raise UsageError(f"{target} is there already; remove it, or choose another folder.")
+    part = target.with_name(f".{name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        for path, content in files.items():
+            write_bytes(part / path.split("/", 1)[1], content)
+        part.rename(target)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {reason(error)}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _read(path: Path) -> dict[str, bytes]:
+    """The files of an archive by their paths in it, all checked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            _check_entries(path, archive.infolist())
+            files = {}
+            for entry in entries:
+                with archive.open(entry) as stream:
+                    # One byte more than it claims, and no further: the claim may be a lie.
+                    files[entry.filename] = stream.read(entry.file_size + 1)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} is not there: check the archive's path.") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): check the archive's path.") from error
+    except UsageError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{path} is damaged or no zip archive: download it again.") from error
+    _check_sums(path, files)
+    return files
+
+
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse, before anything is read, an archive whose entries a bundle's archive would not have."""
+    suspect = f"{path} is no bundle's archive and was not unpacked"
+    if not 0 < len(entries) <= MOST_FILES:
+        raise UsageError(f"{suspect}: it has {len(entries)} entries.")
+    if len({entry.filename for entry in entries}) < len(entries):
+        raise UsageError(f"{suspect}: it has two entries of one name.")
+    roots = set()
+    for entry in entries:
+        name = entry.filename
+        parts = PurePosixPath(name).parts
+        # A colon would be a drive or a stream, a backslash a folder, on Windows.
+        if name.startswith("/") or ".." in parts or not parts or re.search(r"[\\:\0-\x1f]", name):
+            raise UsageError(f"{suspect}: the entry {name!r} would lie outside its folder.")
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise UsageError(f"{suspect}: the entry {name!r} is a link or device.")
+        roots.add(parts[0])
+        if len(parts) == 1 and not entry.is_dir():
+            raise UsageError(f"{suspect}: the entry {name!r} lies in no folder.")
+    if len(roots) > 1:
+        raise UsageError(f"{suspect}: it has more than one folder.")
+    if sum(entry.file_size for entry in entries) > LARGEST_ARCHIVE:
+        raise UsageError(f"{suspect}: it would take more than {LARGEST_ARCHIVE / 2**30:g} GiB.")
+
+
+def _check_sums(path: Path, files: Mapping[str, bytes]) -> None:
+    """Refuse an archive whose content is not what its SHA256SUMS says."""
+    root = next(iter(files)).split("/")[0]
+    content = {name.removeprefix(f"{root}/"): data for name, data in files.items()}
+    told = content.pop(SUMS, None)
+    if told is None:
+        raise UsageError(f"{path} is no bundle's archive and was not unpacked: it has no {SUMS}.")
+    if told != sums(content):
+        raise UsageError(f"{path} is damaged (its files are not those of its {SUMS}): download it again.")
+
+
+def _tree(folder: Path, prefix: str, ending: str = "") -> dict[str, bytes]:
+    """The files under a folder by name, without caches, hidden files and links."""
+    return {
+        f"{prefix}/{path.relative_to(folder).as_posix()}": path.read_bytes()
+        for path in sorted(folder.rglob(f"*{ending}"))
+        if path.is_file()
+        and not path.is_symlink()
+        and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts)
+    }
+
+
+def _card(bundle: Path) -> tuple[bytes, dict[str, bytes]]:
+    """The model card with its pictures beside it, wherever they lie in the repository."""
+    text = (bundle / "docs" / "README.md").read_text()
+    pictures = {}
+    for link in set(re.findall(r"!\[[^]]*\]\(((?:\.\./)+[^)]+)\)", text)):
+        source = bundle / "docs" / link
+        if not source.is_file():
+            raise UsageError(f"{bundle / 'docs' / 'README.md'}: there is no picture {link}; correct the link.")
+        pictures[f"docs/images/{source.name}"] = source.read_bytes()
+        text = text.replace(f"({link})", f"(images/{source.name})")
+    return text.encode(), pictures

@@ -1,0 +1,131 @@
+"""What a weight file is and where it comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared_nets.errors import UsageError, WeightsError
+from shared_nets.release.exports import bundle_network
+from shared_nets.release.weights import (
+    CURRENT,
+    SHIPPED,
+    check_architecture,
+    guess_network,
+    load_weights,
+    read_state,
+    released_sha256,
+    save_weights,
+    sha256,
+)
+
+TOLD = ("name", "version", "description", "data_source", "provenance", "eval_metrics", "intended_use")
+"""What metadata.json says that belongs to the weights."""
+
+
+def describe(path: str | Path) -> str:
+    """
+    What a weight file holds; of a bundle, its weights in use and what its metadata says of them.
+
+    Args:
+        path: a ``.pt`` or ``.safetensors`` file, or a bundle's folder.
+
+    Returns:
+        Lines ``what: value`` without a trailing newline.
+
+    Raises:
+        WeightsError: if there are no weights, or they cannot be read.
+        UsageError: if it is a folder, but no bundle's.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        bundle = path.resolve().parents[1] if path.parent.name == "models" else None
+        return "\n".join(f"{key}: {value}" for key, value in _file(path, bundle).items())
+    if not (path / "configs" / "metadata.json").is_file():
+        raise UsageError(f"{path} is no bundle (no configs/metadata.json): name a bundle's folder or a file.")
+    metadata = json.loads((path / "configs" / "metadata.json").read_text())
+    told = {key: _text(metadata[key]) for key in TOLD if key in metadata}
+    return "\n".join(f"{key}: {value}" for key, value in {**_file(path / CURRENT, path), **told}.items())
+
+
+def _file(path: Path, bundle: Path | None) -> dict[str, str]:
+    state = read_state(path)
+    digest = sha256(path)
+    released = released_sha256(bundle) if bundle else {}
+    trained = sum(t.numel() for key, t in state.items() if not _is_statistic(key))
+    lines = {
+        "file": f"{path} ({path.stat().st_size / 1e6:.1f} MB)",
+        "sha256": digest,
+        "network": guess_network(state) or "none of this package's",
+        "values": f"{trained:,} trained, {sum(t.numel() for t in state.values()) - trained:,} statistics",
+        "precision": ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in state.values()})),
+    }
+    if released:
+        same = digest in released.values()
+        lines["released"] = "yes, the SHA-256 is in metadata.json" if same else "no, changed since the release"
+    return lines
+
+
+def _is_statistic(key: str) -> bool:
+    return key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def verify_bundle(bundle: str | Path) -> list[str]:
+    """
+    Check that a bundle's weights are the released ones, fit its network, and are the same in both files.
+
+    Args:
+        bundle: the bundle's folder.
+
+    Returns:
+        A line on each file, when all is well.
+
+    Raises:
+        WeightsError: saying what is not.
+        UsageError: if it is no bundle.
+    """
+    bundle = Path(bundle)
+    network = bundle_network(bundle)
+    released = released_sha256(bundle)
+    states: dict[str, dict[str, Tensor]] = {}
+    for name in (CURRENT, SHIPPED):
+        digest = released.get(Path(name).name)
+        if digest is None:
+            raise WeightsError(f"{bundle}: metadata.json names no SHA-256 of {name} (weights_sha256); add it.")
+        states[name] = load_weights(bundle / name, digest)
+        check_architecture(network, states[name], bundle / name)
+    for key, tensor in states[CURRENT].items():
+        if not torch.equal(tensor, states[SHIPPED][key]):
+            raise WeightsError(
+                f"{bundle}: {CURRENT} and {SHIPPED} differ in {key}; "
+                f"bring the first back with strokeseg weights restore."
+            )
+    return [f"{bundle / name}: {released[Path(name).name]}, as released" for name in states]
+
+
+def convert_weights(source: str | Path, output: str | Path, half: bool = False) -> Path:
+    """
+    Write the weights of a file under another name and ending, each tensor in its own precision.
+
+    Args:
+        source: a ``.pt`` or ``.safetensors`` file.
+        output: a file with either ending.
+        half: store kernels as float16.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        WeightsError: if the weights cannot be read, are not finite, or ``output`` has another ending.
+        OutputError: if it cannot be written.
+    """
+    save_weights(read_state(source), output, half=half)
+    return Path(output)

@@ -1,0 +1,311 @@
+"""Archives: the same bytes twice, whole without the repository, and unpacked only when they are harmless."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import shared_nets
+from shared_nets.errors import UsageError, WeightsError
+from shared_nets.release.archive import requirements, unpack, write_archive, write_folder
+from shared_nets.release.release import write_release
+from tests.commands import ROOT, strokeseg
+from tests.heads import SMALL, head, lesion_mask, write
+
+VERSION = shared_nets.__version__
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a release, without the package's wheel."""
+    folder = tmp_path_factory.mktemp("release")
+    done = strokeseg("release", folder, "--no-packages")
+    assert done.code == 0, done.err
+    return folder
+
+
+def archive_of(release: Path, name: str) -> Path:
+    return release / f"{name}_bundle_v{VERSION}.zip"
+
+
+def test_a_release_has_the_archives_and_their_sums(release: Path) -> None:
+    names = [f"cnnres_bundle_v{VERSION}.zip", f"xnet_bundle_v{VERSION}.zip"]
+    assert sorted(path.name for path in release.iterdir()) == ["SHA256SUMS", *names]
+    told = dict(reversed(line.split("  ")) for line in (release / "SHA256SUMS").read_text().splitlines())
+    assert told == {name: hashlib.sha256((release / name).read_bytes()).hexdigest() for name in names}
+
+
+def test_the_same_bundle_gives_the_same_bytes(release: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "cnnres_bundle"
+    shutil.copytree(ROOT / "cnnres_bundle", copy)
+    for picture in (ROOT / "docs" / "images").iterdir():
+        (tmp_path / "docs" / "images").mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, tmp_path / "docs" / "images")
+    # Other times and permissions, and what using a bundle leaves in it.
+    for path in copy.rglob("*.json"):
+        os.utime(path, (0, 1_000_000_000))
+        path.chmod(0o600)
+    (copy / "models" / "last.ckpt").write_bytes(b"left by a training")
+    (copy / "runs").mkdir()
+    (copy / "configs" / ".cache").write_text("")
+    made = write_archive(copy, tmp_path / "out")
+    assert made.name == f"cnnres_bundle_v{VERSION}.zip"
+    assert made.read_bytes() == archive_of(release, "cnnres").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["xnet", "cnnres"])
+def test_an_archive_holds_all_that_is_needed(release: Path, tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(archive_of(release, name)) as archive:
+        assert {entry.split("/")[0] for entry in archive.namelist()} == {f"{name}_bundle"}
+    folder = unpack(archive_of(release, name), tmp_path)
+    assert folder == tmp_path / f"{name}_bundle"
+    for part in ("configs", "models"):
+        theirs = {path.name: path.read_bytes() for path in (ROOT / folder.name / part).iterdir() if path.is_file()}
+        assert {path.name: path.read_bytes() for path in (folder / part).iterdir()} == theirs
+    ours = {path.relative_to(ROOT) for path in (ROOT / "shared_nets").rglob("*.py")}
+    assert {path.relative_to(folder) for path in (folder / "shared_nets").rglob("*")} - ours == {
+        path.parent for path in ours
+    } - {Path("shared_nets")}
+    card = (folder / "docs" / "README.md").read_text()
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", card)
+    assert pictures
+    for link in pictures:
+        assert (folder / "docs" / link).is_file()
+    # Its own sums, by a program that is not ours.
+    check = subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, capture_output=True)
+    assert check.returncode == 0, check.stderr
+    listed = (folder / "SHA256SUMS").read_text().splitlines()
+    assert len(listed) + 1 == sum(path.is_file() for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["cnnres"])
+def test_an_unpacked_archive_segments_with_its_own_package(release: Path, tmp_path: Path, name: str) -> None:
+    """By MONAI's command from the bundle's folder: the package in it is the one that runs."""
+    folder = unpack(archive_of(release, name), tmp_path)
+    config = folder / "configs" / "inference.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | SMALL))
+    own = folder / "shared_nets" / "__init__.py"
+    own.write_text(own.read_text() + "\nprint('from', __file__)\n")
+    scan = write(tmp_path / "scan.nii.gz", head("DWI", lesion_mask(1), seed=1))
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file"]
+    command += ["configs/inference.json", "--dataset_dir", str(scan), "--output_dir", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert f"from {own}" in done.stdout
+    mask = nib.load(tmp_path / "out" / "scan_label-lesion_mask.nii.gz")
+    np.testing.assert_array_equal(mask.affine, nib.load(scan).affine)
+
+
+# Names of packages whose modules are called otherwise.
+MODULES = {
+    "connected-components-3d": "cc3d",
+    "pytorch-ignite": "ignite",
+    "scikit-image": "skimage",
+}
+
+
+def imported(path: Path) -> Iterable[str]:
+    """The top-level modules that a file imports at once, whatever is called."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield (node.module or "").split(".")[0]
+
+
+def test_what_is_imported_is_declared() -> None:
+    lines = [re.match(r"[\w.-]+", line)[0] for line in requirements()]  # type: ignore[index]
+    declared = {MODULES.get(name, name.replace("-", "_")) for name in lines}
+    needed = {module for path in (ROOT / "shared_nets").rglob("*.py") for module in imported(path)}
+    undeclared = needed - declared - set(sys.stdlib_module_names) - {"shared_nets"}
+    # Only its own server has MONAI Label; the simulator's packages are an extra.
+    assert undeclared <= {"monailabel", "nilearn", "sklearn"}
+
+
+def test_the_hubs_folder_has_a_valid_card(tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    folder = write_folder(ROOT / "xnet_bundle", tmp_path)
+    write_folder(ROOT / "xnet_bundle", tmp_path)  # again, over the first
+    card = hub.ModelCard.load(folder / "README.md")
+    told = card.data.to_dict()
+    assert told["license"] == "apache-2.0"
+    assert told["library_name"] == "monai"
+    assert told["pipeline_tag"] == "image-segmentation"
+    assert {"monai", "stroke"} <= set(told["tags"])
+    assert "not a medical device" in card.text
+    assert card.text.lstrip().startswith("# X-Net")
+    for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", card.text):
+        assert (folder / link).is_file()
+    assert not re.search(r"\]\(\.\./", card.text)  # no link out of the folder
+
+
+def test_monai_pushes_the_hubs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run of ``monai.bundle push_to_hf_hub``: what it would upload, without a hub."""
+    scripts = pytest.importorskip("monai.bundle.scripts")
+    pytest.importorskip("huggingface_hub")
+    asked = []
+
+    class Hub:
+        def __init__(self, token: str | None = None) -> None:
+            pass
+
+        def __getattr__(self, name: str) -> object:
+            return lambda **arguments: asked.append((name, arguments))
+
+    monkeypatch.setattr(scripts.huggingface_hub, "HfApi", Hub)
+    folder = write_folder(ROOT / "cnnres_bundle", tmp_path)
+    scripts.push_to_hf_hub(repo="somebody/cnnres_bundle", name=folder.name, bundle_dir=str(tmp_path), version="1")
+    assert [name for name, _ in asked] == ["create_repo", "upload_folder", "create_tag"]
+    assert asked[1][1]["folder_path"] == str(folder)
+    # MONAI puts a head of its own before the card under docs/.
+    assert (folder / "README.md").read_text().startswith("---\ntags:\n- monai\n")
+
+
+# ---- what is not released ----
+
+
+def test_what_was_trained_since_is_not_released(tmp_path: Path) -> None:
+    folder = tmp_path / "cnnres_bundle"
+    shutil.copytree(ROOT / "cnnres_bundle", folder)
+    weights = (folder / "models" / "model.pt").read_bytes()
+    (folder / "models" / "model.pt").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(WeightsError, match=r"model\.pt is not the file that was released"):
+        write_archive(folder, tmp_path)
+    metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+    del metadata["weights_sha256"]
+    (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(WeightsError, match="does not name the SHA-256"):
+        write_archive(folder, tmp_path)
+    with pytest.raises(UsageError, match=r"is no bundle to release \(docs/README.md is missing\)"):
+        shutil.rmtree(folder / "docs")
+        write_archive(folder, tmp_path)
+    assert not list(tmp_path.glob("*.zip"))
+    done = strokeseg("release", tmp_path / "out", "--bundle", tmp_path, "--no-packages")
+    assert (done.code, done.out, len(done.told.splitlines())) == (1, "", 1)
+
+
+# ---- hostile archives ----
+
+
+def packed(path: Path, entries: Mapping[str, bytes], modes: Mapping[str, int] | None = None) -> Path:
+    """A zip of entries, with the sums that they should have."""
+    lines = [
+        f"{hashlib.sha256(content).hexdigest()}  {name.removeprefix('b/')}\n"
+        for name, content in sorted(entries.items())
+    ]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {**entries, "b/SHA256SUMS": "".join(lines).encode()}.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = (modes or {}).get(name, stat.S_IFREG | 0o644) << 16
+            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    return path
+
+
+def test_a_harmless_archive_is_unpacked_once(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "a.zip", {"b/x.txt": b"x", "b/c/y.txt": b"y"})
+    assert unpack(archive, tmp_path / "out") == tmp_path / "out" / "b"
+    assert (tmp_path / "out" / "b" / "c" / "y.txt").read_bytes() == b"y"
+    with pytest.raises(UsageError, match=r"out/b is there already"):
+        unpack(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"b/../../out.txt": b""}, "would lie outside its folder"),
+        ({"../out.txt": b""}, "would lie outside its folder"),
+        ({"/tmp/out.txt": b""}, "would lie outside its folder"),
+        ({"b\\..\\..\\out.txt": b""}, "would lie outside its folder"),
+        ({"C:/out.txt": b""}, "would lie outside its folder"),
+        ({"b/x.txt": b"", "c/x.txt": b""}, "more than one folder"),
+        ({"out.txt": b""}, "lies in no folder"),
+        ({f"b/{n}": b"" for n in range(10_001)}, "it has 10002 entries"),
+    ],
+    ids=["parent", "parent at once", "absolute", "backslash", "drive", "two roots", "no root", "many"],
+)
+def test_an_archive_that_leads_elsewhere_is_refused(
+    tmp_path: Path, entries: Mapping[str, bytes], said: str
+) -> None:
+    archive = packed(tmp_path / "a.zip", entries)
+    with pytest.raises(UsageError, match=said):
+        unpack(archive, tmp_path / "in" / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a.zip"]
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
+def test_links_and_devices_are_refused(tmp_path: Path, kind: int) -> None:
+    archive = packed(tmp_path / "a.zip", {"b/x": b"/etc/passwd"}, {"b/x": kind | 0o777})
+    with pytest.raises(UsageError, match="is a link or device"):
+        unpack(archive, tmp_path / "out")
+
+
+def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = packed(tmp_path / "a.zip", {"b/zeros": bytes(100)})
+    # The directory at the archive's end claims another size.
+    content = bytearray(path.read_bytes())
+    place = content.index(b"PK\x01\x02") + 24
+    assert content[place : place + 4] == (100).to_bytes(4, "little")
+    content[place : place + 4] = (2**30 + 1).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="it would take more than 1 GiB"):
+        unpack(path, tmp_path / "out")
+
+
+def test_a_bomb_that_lies_about_its_size_is_not_unpacked(tmp_path: Path) -> None:
+    path = packed(tmp_path / "a.zip", {"b/zeros": bytes(2**24)})
+    assert path.stat().st_size < 20_000
+    content = bytearray(path.read_bytes())
+    for mark, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
+        place = content.index(mark) + offset
+        content[place : place + 4] = (10).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="is damaged"):
+        unpack(path, tmp_path / "out")
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    path = packed(tmp_path / "a.zip", {"b/x.txt": b"some text" * 99})
+    whole = path.read_bytes()
+    for content in (whole[:-30], whole[:50], b"", b"<html>", whole.replace(b"PK\x03\x04", b"PK\x03\x05")):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=r"a\.zip is damaged"):
+            unpack(path, tmp_path / "out")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("b/x.txt", "x")
+    with pytest.raises(UsageError, match="it has no SHA256SUMS"):
+        unpack(path, tmp_path / "out")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("b/x.txt", "changed")
+        archive.writestr("b/SHA256SUMS", f"{hashlib.sha256(b'x').hexdigest()}  x.txt\n")
+    with pytest.raises(UsageError, match="its files are not those of its SHA256SUMS"):
+        unpack(path, tmp_path / "out")
+    with pytest.raises(UsageError, match="is not there"):
+        unpack(tmp_path / "no.zip", tmp_path / "out")
+    with pytest.raises(UsageError, match="cannot be read"):
+        unpack(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.long
+def test_wheel_and_source_archive(tmp_path: Path) -> None:
+    pytest.importorskip("build")
+    made = write_release(tmp_path, [], packages=True)
+    names = {path.name for path in made}
+    assert names == {f"shared_nets-{VERSION}-py3-none-any.whl", f"shared_nets-{VERSION}.tar.gz", "SHA256SUMS"}
+    with zipfile.ZipFile(tmp_path / f"shared_nets-{VERSION}-py3-none-any.whl") as wheel:
+        packed_files = {name for name in wheel.namelist() if name.startswith("shared_nets/")}
+    assert packed_files == {path.relative_to(ROOT).as_posix() for path in (ROOT / "shared_nets").rglob("*.py")}
