@@ -33,6 +33,7 @@ from shared_nets.data.checks import (
     check_intensities,
     check_overlap,
     check_same_grid,
+    check_same_head,
     is_nifti,
 )
 from shared_nets.errors import ScanMismatchError, UnreadableScanError, UsageError
@@ -111,9 +112,12 @@ class LoadScand(MapTransform):
             check_contrast(first, self.modalities[0])
         if channels == len(self.modalities):
             return _to_tensor(scan)
-        if second:
-            check_contrast(second, self.modalities[1])
-        flair_array = resample_to(read_scan(second), scan) if second else np.zeros_like(scan.array)
+        if second is None:
+            return _to_tensor(scan._replace(array=np.concatenate([scan.array, np.zeros_like(scan.array)])))
+        check_contrast(second, self.modalities[1])
+        flair = read_scan(second)
+        flair_array = resample_to(flair, scan)
+        check_same_head(scan.array[0], scan.affine, first, flair.array[0], flair.affine, second)
         return _to_tensor(scan._replace(array=np.concatenate([scan.array, flair_array])))
 
     def _files(self, image: Any) -> tuple[str | None, str | None]:
