@@ -491,8 +491,6 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
             name, modality, key = match[1], modalities[int(match[2])], (p.parent, match[1])
         elif match:
             name = parsed.stem
-        if modality not in (None, *modalities):
-            logger.warning("%s is named as %s, not %s; taken as asked for.", p, modality, _words(modalities))
         if len(modalities) > 1 and modality in modalities:
             groups[key][str(modality)].append(p)
         else:

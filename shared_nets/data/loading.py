@@ -25,9 +25,11 @@ from shared_nets.data.checks import (
     check_affine,
     check_binary,
     check_claimed_size,
+    check_contrast,
     check_dimension,
     check_file,
     check_finite,
+    check_head,
     check_head_size,
     check_intensities,
     check_overlap,
@@ -101,6 +103,7 @@ class LoadScand(MapTransform):
         if first is None:
             if second is None:
                 raise UsageError("A case names no scan at all: give at least one of its modalities a path.")
+            check_contrast(second, self.modalities[1])
             flair = read_scan(second)
             return _to_tensor(flair._replace(array=np.concatenate([np.zeros_like(flair.array), flair.array])))
 
@@ -108,8 +111,12 @@ class LoadScand(MapTransform):
         says_nothing = not isinstance(first, str) or modality_of(first) is None
         scan = read_scan(first, volumes=(1, 2) if stacked and says_nothing else (1,))
         channels = len(scan.array)
+        if channels == 1:
+            check_contrast(first, self.modalities[0])
         if channels == len(self.modalities):
             return _to_tensor(scan)
+        if second:
+            check_contrast(second, self.modalities[1])
         flair_array = resample_to(read_scan(second), scan) if second else np.zeros_like(scan.array)
         return _to_tensor(scan._replace(array=np.concatenate([scan.array, flair_array])))
 
@@ -216,6 +223,7 @@ def read_scan(scan: Scan, volumes: Sequence[int] = (1,)) -> Volume:
         volume = _read_voxels(image, path, shape, rest)
     for channel in volume.array:
         check_intensities(channel, path)
+        check_head(channel, image.affine, path)
     return volume
 
 
