@@ -103,22 +103,28 @@ class LoadScand(MapTransform):
         if first is None:
             if second is None:
                 raise UsageError("A case names no scan at all: give at least one of its modalities a path.")
-            check_contrast(second, self.modalities[1])
             flair = read_scan(second)
+            check_contrast(flair.path, self.modalities[1])
             return _to_tensor(flair._replace(array=np.concatenate([np.zeros_like(flair.array), flair.array])))
 
         stacked = len(self.modalities) == 2 and second is None and not isinstance(image, (list, tuple))
         says_nothing = not isinstance(first, str) or modality_of(first) is None
         scan = read_scan(first, volumes=(1, 2) if stacked and says_nothing else (1,))
-        channels = len(scan.array)
-        if channels == 1:
-            check_contrast(first, self.modalities[0])
-        if channels == len(self.modalities):
+        if len(scan.array) == 1:
+            check_contrast(scan.path, self.modalities[0])
+        if len(scan.array) == len(self.modalities):
             return _to_tensor(scan)
-        if second:
-            check_contrast(second, self.modalities[1])
-        flair_array = resample_to(read_scan(second), scan) if second else np.zeros_like(scan.array)
-        return _to_tensor(scan._replace(array=np.concatenate([scan.array, flair_array])))
+        return _to_tensor(
+            scan._replace(array=np.concatenate([scan.array, self._second_channel(second, scan)]))
+        )
+
+    def _second_channel(self, second: Scan | None, scan: Volume) -> NDArray[np.float32]:
+        """The second modality on the first one's grid; zeros if it is missing."""
+        if second is None:
+            return np.zeros_like(scan.array)
+        moving = read_scan(second)
+        check_contrast(moving.path, self.modalities[1])
+        return resample_to(moving, scan)
 
     def _files(self, image: Any) -> tuple[Scan | None, Scan | None]:
         """The files or images in memory of the first and second modality."""
