@@ -82,7 +82,7 @@ def check_file(path: str) -> None:
     if not start:
         raise UnreadableScanError(f"{path} is empty (0 bytes): copy or convert the scan again.")
     if start[128:132] == b"DICM":
-        raise UnreadableScanError(f"{path} is a DICOM file: convert its series to NIfTI, e.g. with dcm2niix.")
+        raise UnreadableScanError(f"{path} is a single DICOM file: name the folder of its series.")
     name, zipped = path.lower(), start.startswith(b"\x1f\x8b")
     if not name.endswith((".nii", ".nii.gz")):
         raise UnreadableScanError(f"{path} does not end in .nii or .nii.gz: convert the scan to NIfTI.")

@@ -247,7 +247,7 @@ def check_good(run: Run) -> None:
     Case("A file of zero bytes", named("bad.nii.gz", b""), "0 bytes"),
     Case("A truncated gzip file", changed(lambda b: b[: len(b) // 2]), "truncated"),
     Case("A gzip file with junk behind it", changed(lambda b: b + b"junk"), "corrupt"),
-    Case("A file of another ending", named("bad.nii.txt", b"1 2 3"), "does not end in"),
+    Case("A file of another ending", named("bad.doc", b"1 2 3"), "does not end in"),
     Case("A picture named .nii.gz", named("bad.nii.gz", b"\x89PNG\r\n" * 99), "not gzip-compressed"),
     Case("A folder named .nii.gz", directory, "is a folder"),
     Case("A pipe named .nii.gz", pipe, "is a pipe or device"),
