@@ -1,6 +1,8 @@
 # make demo   install into .venv and segment a real scan with each bundle
 # make test   install and run the whole test suite
 # make lint   ruff and mypy
+# make reliability       run the tests of docs/reliability.md and write its tables anew
+# make reliability-long  the same with the longer runs
 # make test-monailabel   the bundles in MONAI Label's own server, in an environment of its own
 # make test-release      the released archives in an environment with nothing but what they declare
 
@@ -8,7 +10,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 BUNDLE = $(BIN)/python -W ignore -m monai.bundle run --config_file
 
-.PHONY: demo test lint clean test-monailabel test-release
+.PHONY: demo test lint reliability reliability-long test-monailabel test-release clean
 
 demo: .venv/installed
 	rm -rf demo/output
@@ -25,6 +27,14 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+RELIABILITY = $(BIN)/python -m pytest --reliability-table=docs/reliability.md -m
+
+reliability: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(RELIABILITY) "reliability and not long"
+
+reliability-long: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(RELIABILITY) reliability
 
 test-monailabel: .venv-monailabel/installed
 	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/tests/annotation/without_torchvision \

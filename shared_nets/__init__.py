@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["CNNRes", "FeatureSimilarityModule", "ResUNet", "UNet", "XBlock", "XNet", "load_keras_weights"]
-_SUBPACKAGES = ("annotation", "data", "evaluation", "inference", "networks", "release", "simulation", "training")
+_SUBPACKAGES = (
+    "annotation",
+    "data",
+    "evaluation",
+    "inference",
+    "networks",
+    "release",
+    "simulation",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -63,14 +63,18 @@ class LesionApp(MONAILabelApp):
 
     def init_strategies(self) -> dict[str, Any]:
         """Ways to choose the next scan."""
-        by_uncertainty = {f"{name}_uncertainty": MostUncertain(f"{name}_uncertainty") for name in self.bundles}
+        by_uncertainty = {
+            f"{name}_uncertainty": MostUncertain(f"{name}_uncertainty") for name in self.bundles
+        }
         return {"random": Random(), "first": First(), **by_uncertainty}
 
     def init_scoring_methods(self) -> dict[str, Any]:
         """What the strategies go by."""
         tasks = {
-            name: BundleInferTask(folder, self.conf, skip_writer=True) for name, folder in self.bundles.items()
+            name: BundleInferTask(folder, self.conf, skip_writer=True)
+            for name, folder in self.bundles.items()
         }
         return {
-            f"{name}_uncertainty": UncertaintyScoring(f"{name}_uncertainty", task) for name, task in tasks.items()
+            f"{name}_uncertainty": UncertaintyScoring(f"{name}_uncertainty", task)
+            for name, task in tasks.items()
         }

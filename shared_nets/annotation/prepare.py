@@ -61,7 +61,9 @@ def prepare_app(app_dir: str | Path, bundles: Sequence[str | Path]) -> Path:
 def _check(bundle: Path, target: Path) -> None:
     for part in ("configs/inference.json", "configs/metadata.json", "models/model.pt"):
         if not (bundle / part).is_file():
-            raise UsageError(f"{bundle} is no bundle with weights ({part} is missing): name a bundle's folder.")
+            raise UsageError(
+                f"{bundle} is no bundle with weights ({part} is missing): name a bundle's folder."
+            )
     for task in OTHER_TASKS:
         if task in bundle.name.lower():
             raise UsageError(
@@ -76,5 +78,5 @@ def _check(bundle: Path, target: Path) -> None:
     check_version(bundle)
     if target.exists():
         raise UsageError(
-            f"{target} is there already, perhaps with weights trained in it; remove it, or choose another folder."
+            f"{target} is there already, perhaps with weights trained in it; take another folder."
         )

@@ -94,6 +94,8 @@ class MostUncertain(Strategy):
         images = sorted(datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels")))
         if not images:
             return None
-        scores = {image: datastore.get_image_info(image).get(self.key, {}).get("score", -1.0) for image in images}
+        scores = {
+            image: datastore.get_image_info(image).get(self.key, {}).get("score", -1.0) for image in images
+        }
         best = max(images, key=lambda image: scores[image])
         return {"id": best, "weight": scores[best]}

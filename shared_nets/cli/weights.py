@@ -47,7 +47,9 @@ def verify(
 def convert(
     source: Annotated[Path, typer.Argument(help="Weight file, .pt or .safetensors.")],
     output: Annotated[Path, typer.Argument(help="Weight file to write, .pt or .safetensors.")],
-    half: Annotated[bool, typer.Option("--half", help="Kernels in half precision, for half the size.")] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="Kernels in half precision, for half the size.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Write the same weights in the other format, in their own precision."""
@@ -80,7 +82,9 @@ def share(
     ],
     authors: Annotated[str, typer.Option(help="Who trained them.")],
     version: Annotated[str, typer.Option(help="The new bundle's version.")] = "1.0.0",
-    half: Annotated[bool, typer.Option("--half", help="Kernels in half precision, for half the size.")] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="Kernels in half precision, for half the size.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """

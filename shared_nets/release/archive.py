@@ -281,7 +281,9 @@ def _card(bundle: Path) -> tuple[bytes, dict[str, bytes]]:
     for link in set(re.findall(r"!\[[^]]*\]\(((?:\.\./)+[^)]+)\)", text)):
         source = bundle / "docs" / link
         if not source.is_file():
-            raise UsageError(f"{bundle / 'docs' / 'README.md'}: there is no picture {link}; correct the link.")
+            raise UsageError(
+                f"{bundle / 'docs' / 'README.md'}: there is no picture {link}; correct the link."
+            )
         pictures[f"docs/images/{source.name}"] = source.read_bytes()
         text = text.replace(f"({link})", f"(images/{source.name})")
     return text.encode(), pictures

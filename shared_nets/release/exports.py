@@ -31,7 +31,7 @@ def export_network(bundle: str | Path, path: str | Path, weights: str | Path | N
 
     Args:
         bundle: the bundle's folder.
-        path: ``.ts`` TorchScript, ``.onnx`` ONNX, ``.xml`` OpenVINO (with a ``.bin`` of the values beside it).
+        path: ``.ts`` TorchScript, ``.onnx`` ONNX, ``.xml`` OpenVINO (with a ``.bin`` beside it).
         weights: the weights; by default the bundle's ``models/model.pt``.
 
     Returns:
@@ -105,7 +105,9 @@ def _onnx(network: nn.Module, bundle: Path, path: Path) -> None:
         )
         model = onnx.load(str(made))
     metadata = _metadata(bundle)
-    onnx.helper.set_model_props(model, {key: str(metadata[key]) for key in ("name", "version", "description")})
+    onnx.helper.set_model_props(
+        model, {key: str(metadata[key]) for key in ("name", "version", "description")}
+    )
     write_bytes(path, model.SerializeToString())
 
 
@@ -124,7 +126,7 @@ def _openvino(network: nn.Module, bundle: Path, path: Path) -> None:
 
 
 def _example(bundle: Path) -> torch.Tensor:
-    """An input of the network, other than square and of several slices, so that no size is taken for fixed."""
+    """An input of the network, not square and of several slices, so that no size is taken for fixed."""
     channels = _metadata(bundle)["network_data_format"]["inputs"][INPUT]["num_channels"]
     return torch.rand(2, channels, 32, 48)
 

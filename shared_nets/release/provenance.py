@@ -66,7 +66,9 @@ def _file(path: Path, bundle: Path | None) -> dict[str, str]:
     }
     if released:
         same = digest in released.values()
-        lines["released"] = "yes, the SHA-256 is in metadata.json" if same else "no, changed since the release"
+        lines["released"] = (
+            "yes, the SHA-256 is in metadata.json" if same else "no, changed since the release"
+        )
     return lines
 
 
@@ -99,7 +101,9 @@ def verify_bundle(bundle: str | Path) -> list[str]:
     for name in (CURRENT, SHIPPED):
         digest = released.get(Path(name).name)
         if digest is None:
-            raise WeightsError(f"{bundle}: metadata.json names no SHA-256 of {name} (weights_sha256); add it.")
+            raise WeightsError(
+                f"{bundle}: metadata.json names no SHA-256 of {name} (weights_sha256); add it."
+            )
         states[name] = load_weights(bundle / name, digest)
         check_architecture(network, states[name], bundle / name)
     for key, tensor in states[CURRENT].items():

@@ -31,7 +31,7 @@ def share_weights(
     half: bool = False,
 ) -> Path:
     """
-    Make a bundle of trained weights: the configs of the bundle they were trained with, and a card of their own.
+    Make a bundle of trained weights: the configs they were trained with, and a card of their own.
 
     The card keeps what holds of the network and its inputs, and takes data, training, performance and limits
     from the arguments and the evaluation: nothing of the old weights' results is left in it.
@@ -127,8 +127,8 @@ def _card(
     sections = _sections(card)
     sections["Data"] = f"As stated by {authors}:\n\n{data}"
     sections["Training"] = (
-        f"Trained by {authors} with the configs of {start} (`configs/train.json`). The weights' SHA-256 stands "
-        f"in `configs/metadata.json`."
+        f"Trained by {authors} with the configs of {start} (`configs/train.json`). The weights' SHA-256 "
+        f"stands in `configs/metadata.json`."
     )
     sections["Performance"] = _performance(summary)
     sections["Limits"] = (
@@ -155,9 +155,12 @@ def _performance(summary: pd.DataFrame) -> str:
     lines = ["| measure | mean | 95 % interval | median | of |", "| --- | --- | --- | --- | --- |"]
     for row in summary.to_dict("records"):
         mean, low, high, median = (
-            f"{row[key]:.3f}" if math.isfinite(row[key]) else "–" for key in ("mean", "ci_low", "ci_high", "median")
+            f"{row[key]:.3f}" if math.isfinite(row[key]) else "–"
+            for key in ("mean", "ci_low", "ci_high", "median")
         )
-        lines.append(f"| {row['metric']} | {mean} | {low} to {high} | {median} | {int(row['n'])} {row['of']} |")
+        lines.append(
+            f"| {row['metric']} | {mean} | {low} to {high} | {median} | {int(row['n'])} {row['of']} |"
+        )
     failed = int(summary["failed"].max())
     note = "Every scan counts, on its own grid; a scan without lesion in mask and prediction has a Dice of 1."
     told = f"{failed} scan(s) failed and are in none of these figures." if failed else "No scan failed."

@@ -29,7 +29,7 @@ def check_version(bundle_root: str | Path) -> None:
     wanted = json.loads(metadata.read_text()).get("required_packages_version", {}).get("shared_nets")
     if wanted not in (None, shared_nets.__version__):
         raise UsageError(
-            f"{Path(bundle_root).resolve()} is made for shared_nets {wanted}, but {shared_nets.__version__} is "
-            f"in use (from {Path(shared_nets.__file__).parent}): give each version a program of its own, or "
-            f"take all bundles from one release."
+            f"{Path(bundle_root).resolve()} is made for shared_nets {wanted}, but {shared_nets.__version__} "
+            f"is in use (from {Path(shared_nets.__file__).parent}): give each version a program of its own, "
+            f"or take all bundles from one release."
         )

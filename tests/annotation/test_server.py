@@ -104,7 +104,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(app: Path, studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """``monailabel start_server --app APP --studies STUDIES``, in its own process, until the tests are done."""
+    """``monailabel start_server --app APP --studies STUDIES``, until the tests are done."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -190,7 +190,9 @@ def test_a_mask_is_that_of_the_command_line_on_the_scans_grid(
 
 def test_a_missing_sibling_makes_a_difference(server: Server, tmp_path: Path) -> None:
     """The same DWI with and without its FLAIR: the sibling is seen."""
-    pair, alone = (nib.load(server.infer("cnnres_bundle", s, tmp_path)).get_fdata() for s in ("pair", "alone"))
+    pair, alone = (
+        nib.load(server.infer("cnnres_bundle", s, tmp_path)).get_fdata() for s in ("pair", "alone")
+    )
     assert not np.array_equal(pair, alone)
 
 
@@ -284,9 +286,7 @@ def test_corrections_are_saved_and_trained_on(
         assert status["status"] == "DONE", "\n".join(status["details"])
         assert weights.read_bytes() != before
         assert [p.name for p in weights.parent.glob("*.pt")] == ["model.pt"]
-        NETWORKS[model.removesuffix("_bundle")]().load_state_dict(
-            torch.load(weights, weights_only=True)
-        )
+        NETWORKS[model.removesuffix("_bundle")]().load_state_dict(torch.load(weights, weights_only=True))
         new = nib.load(server.infer(model, "plain", tmp_path)).get_fdata()
         assert not np.array_equal(new, old)
         scan = studies / "plain.nii.gz"
@@ -302,7 +302,5 @@ def test_many_at_once(server: Server, app: Path, studies: Path, tmp_path: Path) 
     assert sorted(told) == sorted(CNNRES)
     for scan in CNNRES:
         stored = studies / "labels" / "original" / f"{scan}.nii.gz"
-        expected = by_command(
-            app, "cnnres_bundle", source(studies, scan, tmp_path), tmp_path / f"{scan}-out"
-        )
+        expected = by_command(app, "cnnres_bundle", source(studies, scan, tmp_path), tmp_path / f"{scan}-out")
         np.testing.assert_array_equal(nib.load(stored).get_fdata(), expected)

@@ -109,7 +109,9 @@ def test_two_sites_learn_from_each_other(
     channels = 1 if name == "xnet" else 2
     start = {key: value.clone() for key, value in NETWORKS[name](in_channels=channels).state_dict().items()}
 
-    sites = [client(folder, path, tmp_path / "runs", f"site{n}", SETTINGS[name]) for n, path in enumerate(data)]
+    sites = [
+        client(folder, path, tmp_path / "runs", f"site{n}", SETTINGS[name]) for n, path in enumerate(data)
+    ]
     shared = start
     for _ in range(ROUNDS):
         shared = average([trained(algo, shared) for algo in sites])

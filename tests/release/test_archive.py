@@ -74,7 +74,9 @@ def test_an_archive_holds_all_that_is_needed(release: Path, tmp_path: Path, name
     folder = unpack(archive_of(release, name), tmp_path)
     assert folder == tmp_path / f"{name}_bundle"
     for part in ("configs", "models"):
-        theirs = {path.name: path.read_bytes() for path in (ROOT / folder.name / part).iterdir() if path.is_file()}
+        theirs = {
+            path.name: path.read_bytes() for path in (ROOT / folder.name / part).iterdir() if path.is_file()
+        }
         assert {path.name: path.read_bytes() for path in (folder / part).iterdir()} == theirs
     ours = {path.relative_to(ROOT) for path in (ROOT / "shared_nets").rglob("*.py")}
     assert {path.relative_to(folder) for path in (folder / "shared_nets").rglob("*")} - ours == {
@@ -168,7 +170,9 @@ def test_monai_pushes_the_hubs_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(scripts.huggingface_hub, "HfApi", Hub)
     folder = write_folder(ROOT / "cnnres_bundle", tmp_path)
-    scripts.push_to_hf_hub(repo="somebody/cnnres_bundle", name=folder.name, bundle_dir=str(tmp_path), version="1")
+    scripts.push_to_hf_hub(
+        repo="somebody/cnnres_bundle", name=folder.name, bundle_dir=str(tmp_path), version="1"
+    )
     assert [name for name, _ in asked] == ["create_repo", "upload_folder", "create_tag"]
     assert asked[1][1]["folder_path"] == str(folder)
     # MONAI puts a head of its own before the card under docs/.
@@ -190,8 +194,8 @@ def test_what_was_trained_since_is_not_released(tmp_path: Path) -> None:
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata))
     with pytest.raises(WeightsError, match="does not name the SHA-256"):
         write_archive(folder, tmp_path)
+    shutil.rmtree(folder / "docs")
     with pytest.raises(UsageError, match=r"is no bundle to release \(docs/README.md is missing\)"):
-        shutil.rmtree(folder / "docs")
         write_archive(folder, tmp_path)
     assert not list(tmp_path.glob("*.zip"))
     done = strokeseg("release", tmp_path / "out", "--bundle", tmp_path, "--no-packages")
@@ -308,4 +312,6 @@ def test_wheel_and_source_archive(tmp_path: Path) -> None:
     assert names == {f"shared_nets-{VERSION}-py3-none-any.whl", f"shared_nets-{VERSION}.tar.gz", "SHA256SUMS"}
     with zipfile.ZipFile(tmp_path / f"shared_nets-{VERSION}-py3-none-any.whl") as wheel:
         packed_files = {name for name in wheel.namelist() if name.startswith("shared_nets/")}
-    assert packed_files == {path.relative_to(ROOT).as_posix() for path in (ROOT / "shared_nets").rglob("*.py")}
+    assert packed_files == {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "shared_nets").rglob("*.py")
+    }

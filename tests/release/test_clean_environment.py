@@ -25,7 +25,7 @@ SMALL = ["--spacing", "[6.0,6.0,-1.0]", "--window", "[32,32]"]
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment with what the archives' requirements.txt asks for, as it is tested."""
+    """The interpreter of an environment with what the archives' requirements.txt asks for."""
     folder = tmp_path_factory.mktemp("environment")
     done = strokeseg("release", folder / "release", "--no-packages")
     assert done.code == 0, done.err
@@ -38,7 +38,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # torch alone first, as the README says: its version decides which build of it pip takes.
     subprocess.run([*pip, next(line for line in pins if line.startswith("torch=="))], check=True)
     subprocess.run(
-        [*pip, "--constraint", ROOT / "constraints.txt", "--requirement", folder / "requirements.txt"], check=True
+        [*pip, "--constraint", ROOT / "constraints.txt", "--requirement", folder / "requirements.txt"],
+        check=True,
     )
     found = subprocess.run([made, "-c", "import shared_nets"], cwd=folder, capture_output=True, check=False)
     assert found.returncode  # the package is not installed
@@ -67,7 +68,15 @@ def test_an_archive_does_all_its_work(
         run("monai.bundle", "run", workflow, "--config_file", config, "--dataset_dir", trees[name], *settings)
 
     bundle(
-        "training", "configs/train.json", "--output_dir", "run", "--max_epochs", 1, "--slices_per_scan", 1, *SMALL
+        "training",
+        "configs/train.json",
+        "--output_dir",
+        "run",
+        "--max_epochs",
+        1,
+        "--slices_per_scan",
+        1,
+        *SMALL,
     )
     trained = torch.load(folder / "run" / "models" / "model.pt", weights_only=True)
     NETWORKS[name]().load_state_dict(trained)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,7 +25,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where ``monai.bundle download`` put an archive that a server on this machine offers."""
     offered, folder = tmp_path_factory.mktemp("offered"), tmp_path_factory.mktemp("bundles")
     archive = write_archive(ROOT / "cnnres_bundle", offered)
@@ -39,7 +38,7 @@ def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )  # fmt: skip
     server.shutdown()
     assert done.code == 0, done.err
-    yield folder
+    return folder
 
 
 def test_a_downloaded_bundle_is_whole(downloaded: Path) -> None:

@@ -117,7 +117,9 @@ def test_an_onnx_file_tells_what_it_is(bundles: Mapping[str, Path], tmp_path: Pa
 
 def test_what_cannot_be_exported_is_told(bundles: Mapping[str, Path], tmp_path: Path) -> None:
     folder = bundles["cnnres"]
-    with pytest.raises(UsageError, match=r"net\.pb has no ending of an export; name it \.ts, \.onnx or \.xml"):
+    with pytest.raises(
+        UsageError, match=r"net\.pb has no ending of an export; name it \.ts, \.onnx or \.xml"
+    ):
         export_network(folder, tmp_path / "net.pb")
     with pytest.raises(UsageError, match="is no bundle"):
         export_network(tmp_path, tmp_path / "net.ts")

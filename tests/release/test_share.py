@@ -1,4 +1,4 @@
-"""Fine-tuned weights become a bundle: whole, with numbers from the evaluation and no claim of the old ones."""
+"""Fine-tuned weights become a bundle, with numbers from the evaluation and no claim of the old ones."""
 
 from __future__ import annotations
 
