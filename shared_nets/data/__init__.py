@@ -2,6 +2,7 @@
 
 from shared_nets.data.cases import case_name, find_cases, modality_of, subject_of
 from shared_nets.data.checks import ScanWarning
+from shared_nets.data.datalist import read_folds, write_data_list
 from shared_nets.data.loading import LoadMaskd, LoadScand, read_mask, read_scan
 from shared_nets.data.preprocessing import ScaleHeadIntensityd, head_mask
 
@@ -14,7 +15,9 @@ __all__ = [
     "find_cases",
     "head_mask",
     "modality_of",
+    "read_folds",
     "read_mask",
     "read_scan",
     "subject_of",
+    "write_data_list",
 ]
