@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -186,14 +187,16 @@ class DenseUNet2D(nn.Module):
 
         super().__init__()
         self.in_channels = in_channels
-        features = DenseNet(
-            2, in_channels, 1, init_features=96, growth_rate=48, block_config=(6, 12, 36, 24)
-        ).features
+        net = DenseNet(2, in_channels, 1, init_features=96, growth_rate=48, block_config=(6, 12, 36, 24))
+        features: Any = net.features
         self.stem = nn.Sequential(features.conv0, features.norm0, features.relu0)
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        self.dense1, self.transition1 = features.denseblock1, halving(features.transition1)
-        self.dense2, self.transition2 = features.denseblock2, halving(features.transition2)
-        self.dense3, self.transition3 = features.denseblock3, halving(features.transition3)
+        self.dense1: nn.Module = features.denseblock1
+        self.transition1 = halving(features.transition1)
+        self.dense2: nn.Module = features.denseblock2
+        self.transition2 = halving(features.transition2)
+        self.dense3: nn.Module = features.denseblock3
+        self.transition3 = halving(features.transition3)
         self.dense4 = nn.Sequential(features.denseblock4, features.norm5, nn.ReLU(inplace=True))
         self.skip = nn.Conv2d(2112, 2208, kernel_size=1)
         self.decoder4 = conv_norm_relu(2208, 768)
@@ -312,12 +315,12 @@ def convs(*channels: int) -> nn.Sequential:
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor]:
     """Max pooling by 2, rounding up, and where each value came from."""
-    return F.max_pool2d_with_indices(x, kernel_size=2, stride=2, ceil_mode=True)
+    return F.max_pool2d_with_indices(x, kernel_size=[2, 2], stride=[2, 2], ceil_mode=True)
 
 
 def unpool(x: Tensor, places: Tensor, like: Tensor) -> Tensor:
     """Values back in their places in a map of zeros, of the size of ``like``."""
-    return F.max_unpool2d(x, places, kernel_size=2, stride=2, output_size=like.shape[2:])
+    return F.max_unpool2d(x, places, kernel_size=[2, 2], stride=[2, 2], output_size=like.shape[2:])
 
 
 def resize(x: Tensor, like: Tensor) -> Tensor:
