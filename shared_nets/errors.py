@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 
 
@@ -50,6 +54,42 @@ class DeviceError(StrokeSegError):
     """A device that was asked for and is not there, or that ran out of memory."""
 
 
+class ScanWarning(UserWarning):
+    """A scan that can be used but deserves a look; one sentence, as in the errors."""
+
+
+_heard: ContextVar[list[str] | None] = ContextVar("heard", default=None)
+
+
+def warn_of_scan(sentence: str) -> None:
+    """
+    Give a :class:`ScanWarning`, or hand it to who listens in this thread (:func:`scan_warnings`).
+
+    Args:
+        sentence: file, what is odd about it, and what to do.
+    """
+    heard = _heard.get()
+    if heard is None:
+        warnings.warn(sentence, ScanWarning, stacklevel=3)
+    else:
+        heard.append(sentence)
+
+
+@contextmanager
+def scan_warnings() -> Iterator[list[str]]:
+    """
+    A list that fills with the sentences of what is odd about scans, instead of warnings.
+
+    Only for this thread, which :func:`warnings.catch_warnings` cannot do: scans load beside each other.
+    """
+    sentences: list[str] = []
+    token = _heard.set(sentences)
+    try:
+        yield sentences
+    finally:
+        _heard.reset(token)
+
+
 def own_error(error: BaseException | None) -> StrokeSegError | None:
     """
     The error this package raised on purpose, however deeply other libraries wrapped it.
@@ -70,12 +110,25 @@ def tell_errors_in_words(debug: bool = False) -> None:
     From now on, end the program on an uncaught :class:`StrokeSegError` with its sentence and exit code 1.
 
     MONAI's bundle command line would print dozens of chained tracebacks instead. Other errors keep their
-    traceback, as do all with ``debug``. Programs that catch exceptions themselves see no difference.
+    traceback, as do all with ``debug``. Programs that catch exceptions themselves see no difference. Warnings
+    of ours are told as sentences too, without the line of code they come from.
 
     Args:
         debug: keep tracebacks.
     """
     sys.excepthook = sys.__excepthook__ if debug else _tell
+    warnings.formatwarning = _format_others if debug else _format
+
+
+_format_others = warnings.formatwarning
+
+
+def _format(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    if issubclass(category, ScanWarning):
+        return f"Warning: {message}\n"
+    return _format_others(message, category, filename, lineno, line)
 
 
 def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

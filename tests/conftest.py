@@ -13,6 +13,8 @@ from shared_nets import CNNRes, XNet
 from tests.commands import ROOT
 from tests.heads import SMALL, write_tree
 
+pytest_plugins = ["tests.reliability_table"]
+
 NETWORKS = {"xnet": XNet, "cnnres": CNNRes}
 MODALITIES = {"xnet": ("T1w",), "cnnres": ("DWI", "FLAIR")}
 

@@ -37,7 +37,7 @@ def head(modality: str, mask: np.ndarray, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in mask.shape), indexing="ij"))
     inside = (grid**2).sum(0) < 0.8
-    image = np.where(inside, 100 * (1 + 0.1 * grid[0]), 0) * np.where(mask, LESION[modality], 1)
+    image = np.where(inside, 100 * (1 + 0.4 * grid[0]), 0) * np.where(mask, LESION[modality], 1)
     return (image + inside * rng.normal(0, 4, mask.shape)).astype(np.float32)
 
 

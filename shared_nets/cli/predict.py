@@ -17,11 +17,20 @@ def predict(
     scans: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="NIfTI files or folders of them; DWI and FLAIR are paired by name.", show_default=False
+            help="NIfTI files, folders (searched with their subfolders), BIDS datasets, JSON or .txt lists; "
+            "DWI and FLAIR are paired by name.",
+            show_default=False,
         ),
     ] = None,
     dwi: Annotated[Path | None, typer.Option(help="cnnres: one patient's DWI.")] = None,
     flair: Annotated[Path | None, typer.Option(help="cnnres: the same patient's FLAIR.")] = None,
+    participant_label: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a BIDS dataset, only this participant; repeat for more, or part by commas."),
+    ] = None,
+    session: Annotated[
+        list[str] | None, typer.Option(help="Of a BIDS dataset, only this session; repeat for more.")
+    ] = None,
     save_probability: Annotated[
         bool, typer.Option("--save-probability", help="Also write the lesion probability of every voxel.")
     ] = False,
@@ -60,6 +69,8 @@ def predict(
     settings = {key: value for key, value in settings.items() if value is not None}
     settings |= {"save_probability": save_probability, "quiet": quiet, "debug": debug}
     settings["output_dir"] = str(output)
+    settings["participants"] = _labels(participant_label)
+    settings["sessions"] = _labels(session)
     if scans:
         settings["dataset_dir"] = [str(path) for path in scans]
     else:
@@ -70,3 +81,7 @@ def predict(
     except UsageError as error:
         raise typer.BadParameter(str(error)) from error
     run_inference(folder, settings)
+
+
+def _labels(options: list[str] | None) -> list[str]:
+    return [label for option in options or () for label in option.split(",") if label]

@@ -1,10 +1,10 @@
 """Where scans come from: trees, data lists and folders to cases, and cases to checked, scaled images."""
 
 from shared_nets.data.cases import case_name, find_cases, modality_of, subject_of
-from shared_nets.data.checks import ScanWarning
 from shared_nets.data.datalist import read_folds, write_data_list
 from shared_nets.data.loading import LoadMaskd, LoadScand, read_mask, read_scan
 from shared_nets.data.preprocessing import ScaleHeadIntensityd, head_mask
+from shared_nets.errors import ScanWarning
 
 __all__ = [
     "LoadMaskd",

@@ -12,12 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from shared_nets.data.bids import is_bids, scans_of_dataset
+from shared_nets.data.formats import OTHER_SUFFIXES, is_dicom_series
 from shared_nets.errors import ScanNotFoundError, UsageError
 
 Case = dict[str, Any]
 Section = Literal["training", "validation", "test"]
 
-SCAN_SUFFIXES = (".nii.gz", ".nii")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+SCAN_SUFFIXES = NIFTI_SUFFIXES + OTHER_SUFFIXES
 FOLDS = 5  # a hold-out is a fifth of the subjects
 
 # Auto3DSeg's data lists say "testing".
@@ -46,15 +49,19 @@ def find_cases(
     fold: int | None = None,
     seed: int = 0,
     labelled: bool | None = None,
+    participants: Any = (),
+    sessions: Any = (),
 ) -> list[Case]:
     """
     List the cases of one section, ready for a MONAI ``Dataset``.
 
     Args:
-        source: a folder with ``imagesTr``, ``labelsTr`` and ``imagesTs`` (Decathlon, nnU-Net), a JSON data
-            list with ``training``, ``validation`` and ``test``, a folder of scans, a scan, or a list of any
-            of these. A pair ``[DWI, FLAIR]`` or a dictionary ``{"image": ...}`` inside the list is one case.
-            Paths follow the working directory; those inside a data list follow the list's folder.
+        source: a folder with ``imagesTr``, ``labelsTr`` and ``imagesTs`` (Decathlon, nnU-Net), a BIDS
+            dataset, a JSON data list with ``training``, ``validation`` and ``test``, a ``.txt`` list with a
+            path a line (or DWI, tab, FLAIR), a folder of scans, which is searched with all its subfolders, a
+            folder with one DICOM series, a scan, or a list of any of these. A pair ``[DWI, FLAIR]`` or a
+            dictionary ``{"image": ...}`` inside the list is one case. Paths follow the working directory;
+            those inside a list file follow the file's folder.
         section: ``"training"``, ``"validation"`` or ``"test"``. Folders of scans and single scans are
             ``"test"``.
         modalities: ``("T1w",)``, or ``("DWI", "FLAIR")``, for which the files of one case are grouped by
@@ -63,18 +70,22 @@ def find_cases(
             list's ``validation`` section where there is one, and fold 0 otherwise.
         seed: of the split made here when the source brings none.
         labelled: whether each case must name a ``label``; by default all but ``"test"`` must.
+        participants: labels (one, or a list) of a BIDS dataset's participants; none is all.
+        sessions: labels of its sessions; none is all.
 
     Returns:
         one dictionary a case: ``image`` (a path, or ``[DWI or None, FLAIR or None]``), ``name`` (unique in
-        the list), ``label`` where there is one, and every other key of a data list's item. The split is by
-        subject and depends on the subjects' names, ``seed`` and ``fold`` alone. ``validation`` of a single
-        subject is empty. An image inside a data list may be missing: its own loading fails, the others go on.
+        the list), ``label`` where there is one, ``folder`` for a scan of a BIDS dataset (where its results
+        belong in a derivatives dataset, ``sub-1/anat`` say), and every other key of a data list's item.
+        The split is by subject and depends on the subjects' names, ``seed`` and ``fold`` alone. Validation
+        of a single subject is empty. An image inside a data list may be missing: its own loading fails, the
+        others go on.
 
     Raises:
         ScanNotFoundError: a folder, data list or label that is not there, or a folder or section without
             scans.
-        UsageError: a malformed data list, an unknown section or fold, or a source without labels for
-            training.
+        UsageError: a malformed list, an unknown section or fold, a source without labels for training, or
+            participants or sessions asked of something else than a BIDS dataset.
     """
     if section not in _SECTION_KEYS:
         raise UsageError(f"There is no section {section!r}: choose one of {', '.join(_SECTION_KEYS)}.")
@@ -87,12 +98,25 @@ def find_cases(
     wanted: tuple[str, ...] = ("test",) if section == "test" else ("training", "validation")
     pools: dict[str, list[Case]] = {}
     loose: list[Path] = []
+    results: dict[str, str] = {}  # of the scans of BIDS datasets, by path
     for one in sources:
         if isinstance(one, (Mapping, list, tuple)):
             item = one if isinstance(one, Mapping) else {"image": list(one)}
             part = {wanted[0]: [_read_item(item, Path.cwd(), "The given case", modalities, labelled)]}
         else:
-            part, files = _read_source(Path(str(one)).expanduser().absolute(), section, modalities, labelled)
+            path = Path(str(one)).expanduser().absolute()
+            if not labelled and _is_dataset(path):
+                part = {}
+                files = scans_of_dataset(path, SCAN_SUFFIXES, _labels(participants), _labels(sessions))
+                files = _of_modalities(path, files, modalities)
+                results |= {str(p): (p.parent.parent.relative_to(path) / "anat").as_posix() for p in files}
+            elif _labels(participants) or _labels(sessions):
+                raise UsageError(
+                    f"{path} is no BIDS dataset (a folder with sub-*/anat or sub-*/dwi), so it has no "
+                    f"participants or sessions to choose from: leave those options out."
+                )
+            else:
+                part, files = _read_source(path, section, modalities, labelled)
             loose += files
         for key, cases in part.items():
             pools.setdefault(key, []).extend(cases)
@@ -105,6 +129,9 @@ def find_cases(
             f"or a JSON data list with 'image' and 'label'."
         )
 
+    for case in pools.get("test", []):
+        if (folder := results.get(_first_path(case["image"]))) is not None:
+            case["folder"] = folder
     pool = {key: _without_repeats(pools[key]) for key in wanted if key in pools}
     _make_names_unique([case for cases in pool.values() for case in cases])
     chosen = pool.get("test", []) if section == "test" else _split(pool, section, fold, seed)
@@ -162,7 +189,7 @@ def _stem(path: Path) -> str:
     for suffix in SCAN_SUFFIXES:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
-    return path.stem
+    return re.sub(r"\.[A-Za-z]\w*$", "", path.name)  # a folder of DICOM may be called 1.2.840.10
 
 
 def _parse(path: Path) -> _Parsed:
@@ -190,43 +217,106 @@ def _read_source(
     """Cases by section from a tree or data list, or the loose scans of a folder or file."""
     if path.suffix.lower() == ".json":
         return _read_data_list(path, modalities, labelled, section), []
+    if path.suffix.lower() == ".txt":
+        return _read_path_list(path, section, modalities, labelled)
     if path.name.lower().endswith(SCAN_SUFFIXES) or os.path.isfile(path):
         return {}, [path]  # even if it is missing or a folder: then this one scan fails, the others go on
     if not os.path.isdir(path):
         raise ScanNotFoundError(f"{path} is not there: check the path, which follows the working directory.")
     if any(os.path.isdir(path / name) for name in ("imagesTr", "imagesTs")):
         return _read_tree(path, section, modalities, labelled), []
-    return {}, _scans_of_folder(path, modalities)
+    return {}, _of_modalities(path, _search(path), modalities)
+
+
+def _is_dataset(path: Path) -> bool:
+    return os.path.isdir(path) and is_bids(path)
+
+
+def _labels(labels: Any) -> list[str]:
+    """Labels as a command line gives them: none, one, or several."""
+    if labels is None or labels == "":
+        return []
+    return [str(label) for label in labels] if isinstance(labels, (list, tuple)) else [str(labels)]
 
 
 def _list_folder(folder: Path) -> list[Path]:
+    """The scans that lie directly in a folder: files, and folders that are a DICOM series."""
     try:
         found = sorted(folder.iterdir())
     except OSError as error:
         raise ScanNotFoundError(
             f"{folder} cannot be listed ({error.strerror}): check its name and its permissions."
         ) from error
-    return [p for p in found if p.name.lower().endswith(SCAN_SUFFIXES) and not p.name.startswith(".")]
+    return [p for p in found if not p.name.startswith(".") and p.name.lower().endswith(SCAN_SUFFIXES)]
 
 
-def _scans_of_folder(folder: Path, modalities: tuple[str, ...]) -> list[Path]:
-    files = _list_folder(folder)
+def _search(folder: Path, seen: frozenset[str] = frozenset()) -> list[Path]:
+    """The scans in a folder and all its subfolders, linked ones too; a DICOM series is its folder."""
+    seen |= {os.path.realpath(folder)}  # a link to a folder above would go round for ever
+    scans = _list_folder(folder)
+    if is_dicom_series(folder):
+        scans.append(folder)
+    for part in sorted(folder.iterdir()):
+        # A folder named like a scan is a scan that fails, as it is when named alone.
+        if part in scans or part.name.startswith(".") or not part.is_dir():
+            continue
+        if os.path.realpath(part) not in seen:
+            scans += _search(part, seen)
+    return scans
+
+
+def _of_modalities(folder: Path, files: list[Path], modalities: tuple[str, ...]) -> list[Path]:
+    """Those of a folder's scans that may show what is wanted; says which were left out."""
     scans = [p for p in files if modality_of(p) in (None, *modalities)]
     if len(scans) < len(files):
-        left_out = ", ".join(p.name for p in files if p not in scans)
+        left_out = ", ".join(str(p.relative_to(folder)) for p in files if p not in scans)
         logger.info(
             "%s: left out, as their names say they are not %s: %s", folder, _words(modalities), left_out
         )
     if not scans:
         why = (
-            f"the names of all its {len(files)} NIfTI files say that they show something else"
+            f"the names of all its {len(files)} scans say that they show something else"
             if files
-            else "no .nii or .nii.gz file lies directly in it, and neither does imagesTr or imagesTs"
+            else "no .nii, .nii.gz, .mha or .nrrd file and no DICOM series lies in it, and neither does "
+            "imagesTr or imagesTs"
         )
         raise ScanNotFoundError(
             f"{folder} has no {_words(modalities)} scans: {why}; name the scans' own folder."
         )
     return scans
+
+
+def _read_path_list(
+    path: Path, section: Section, modalities: tuple[str, ...], labelled: bool
+) -> tuple[dict[str, list[Case]], list[Path]]:
+    """A text file with a path a line, or DWI and FLAIR parted by a tab; ``#`` starts a remark."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not a list of scans: it cannot be read as UTF-8 text.") from error
+    except OSError as error:
+        raise ScanNotFoundError(f"{path} cannot be read ({error.strerror}): name a list of scans.") from error
+    cases: dict[str, list[Case]] = {}
+    loose: list[Path] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        words = [word.strip() for word in line.split("\t")]
+        if len(words) > 1:
+            item = {"image": [word or None for word in words]}
+            case = _read_item(item, path.parent, f"{path}: line {number}", modalities, labelled)
+            cases.setdefault("test", []).append(case)
+            continue
+        scan = Path(path.parent, Path(words[0]).expanduser()).absolute()
+        if scan.suffix.lower() == ".txt":
+            raise UsageError(f"{path}: line {number} names another list; give scans and folders of them.")
+        part, files = _read_source(scan, section, modalities, labelled)
+        loose += files
+        for key, more in part.items():
+            cases.setdefault(key, []).extend(more)
+    if not cases and not loose:
+        raise ScanNotFoundError(f"{path} names no scan: write a path a line.")
+    return cases, loose
 
 
 def _read_tree(
@@ -239,7 +329,7 @@ def _read_tree(
         raise ScanNotFoundError(
             f"{tree} has no folder {images.name}, where its {section} scans are looked for."
         )
-    cases = _group(_scans_of_folder(images, modalities), modalities)
+    cases = _group(_of_modalities(images, _list_folder(images), modalities), modalities)
     if not os.path.isdir(labels):
         if labelled:
             raise ScanNotFoundError(
@@ -247,7 +337,7 @@ def _read_tree(
             )
         return {key: cases}
 
-    masks = {_stem(p): str(p) for p in _list_folder(labels)}
+    masks = {_stem(p): str(p) for p in _list_folder(labels) if p.name.lower().endswith(NIFTI_SUFFIXES)}
     for case in cases:
         # CASE.nii.gz, or the very name of the image.
         stem = _stem(Path(_first_path(case["image"])))
@@ -401,8 +491,6 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
             name, modality, key = match[1], modalities[int(match[2])], (p.parent, match[1])
         elif match:
             name = parsed.stem
-        if modality not in (None, *modalities):
-            logger.warning("%s is named as %s, not %s; taken as asked for.", p, modality, _words(modalities))
         if len(modalities) > 1 and modality in modalities:
             groups[key][str(modality)].append(p)
         else:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
-import warnings
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from nibabel.affines import voxel_sizes
+import torch
+from monai.data import MetaTensor
+from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 
+from shared_nets.data.cases import modality_of
+from shared_nets.data.preprocessing import head_mask
 from shared_nets.errors import (
     MaskError,
     ScanGeometryError,
@@ -19,6 +24,7 @@ from shared_nets.errors import (
     ScanMismatchError,
     ScanNotFoundError,
     UnreadableScanError,
+    warn_of_scan,
 )
 
 # Wider than head MRI in use: 0.25 mm to 10 mm thick slices; a slab of 60 mm to a head with shoulders.
@@ -30,12 +36,16 @@ MOST_VOXELS = 2**30
 DEFLATE_LIMIT = 1032
 # Two grids are one if no corner moves further than this.
 GRID_TOLERANCE_MM = 0.1
+# From a newborn's brain to a large adult head with ears, nose and neck: left-right, front-back, foot-head.
+HEAD_MM = ((75.0, 230.0), (85.0, 270.0), (0.0, 330.0))
+# What the middle four fifths of a head's intensities span, relative to their median: 0.8 and more in T1, T2,
+# FLAIR and DWI. A uniform phantom's span is that of its noise and of the coil.
+LEAST_CONTRAST = 0.4
+# Echo times in seconds: longer than any T1w's, shorter than any DWI's or FLAIR's. Inversion of a FLAIR.
+T1_LONGEST_ECHO = 0.04
+FLAIR_SHORTEST_INVERSION = 1.2
 # Less than this part of the DWI inside the FLAIR is no overlap, less than half is suspicious.
 LEAST_OVERLAP = 0.1
-
-
-class ScanWarning(UserWarning):
-    """A scan that can be used but deserves a look; one sentence, as in the errors."""
 
 
 def check_file(path: str) -> None:
@@ -68,7 +78,7 @@ def check_file(path: str) -> None:
     if not start:
         raise UnreadableScanError(f"{path} is empty (0 bytes): copy or convert the scan again.")
     if start[128:132] == b"DICM":
-        raise UnreadableScanError(f"{path} is a DICOM file: convert its series to NIfTI, e.g. with dcm2niix.")
+        raise UnreadableScanError(f"{path} is a single DICOM file: name the folder of its series.")
     name, zipped = path.lower(), start.startswith(b"\x1f\x8b")
     if not name.endswith((".nii", ".nii.gz")):
         raise UnreadableScanError(f"{path} does not end in .nii or .nii.gz: convert the scan to NIfTI.")
@@ -184,19 +194,15 @@ def check_affine(header: Any, affine: NDArray[Any], path: str) -> None:
         )
     sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
     if sform is None and qform is None:
-        warnings.warn(
+        warn_of_scan(
             f"{path} does not say how it lies in space (sform and qform codes are 0): its axes are taken "
-            f"to run left, anterior, superior; check left and right.",
-            ScanWarning,
-            stacklevel=2,
+            f"to run left, anterior, superior; check left and right."
         )
     elif sform is not None and qform is not None:
         moved = corner_distance(sform, qform, header.get_data_shape()[:3])
         if moved > 1:
-            warnings.warn(
-                f"{path} has an sform and a qform {moved:.0f} mm apart: the sform is used; check it.",
-                ScanWarning,
-                stacklevel=2,
+            warn_of_scan(
+                f"{path} has an sform and a qform {moved:.0f} mm apart: the sform is used; check it."
             )
 
 
@@ -280,11 +286,84 @@ def check_intensities(array: NDArray[Any], path: str) -> None:
     if low == high:
         raise ScanIntensityError(f"{path} is constant (every voxel is {low:g}): export the scan again.")
     if -4000 < low <= -900 and high > 300:
-        warnings.warn(
-            f"{path} reaches from {low:g} to {high:g} like a CT in Hounsfield units: only MRI is known.",
-            ScanWarning,
-            stacklevel=2,
+        warn_of_scan(
+            f"{path} reaches from {low:g} to {high:g} like a CT in Hounsfield units: only MRI is known."
         )
+
+
+def check_head(array: NDArray[Any], affine: NDArray[Any], path: str) -> None:
+    """
+    Warn when what a scan shows has not the size or the contrast of a head.
+
+    Args:
+        array: (X, Y, Z), one volume that is not constant.
+        affine: (4, 4), voxel to RAS mm.
+        path: the file, for the message.
+
+    Warns:
+        ScanWarning: if the largest object is too small or large for a head (another organ, the spine), or all
+            of one brightness (a phantom).
+    """
+    # Every few voxels suffice to see a head.
+    steps = [max(1, round(4.0 / size)) for size in voxel_sizes(affine)]
+    coarse = array[tuple(slice(None, None, step) for step in steps)]
+    to_mm = affine @ np.diag([*steps, 1])
+    image = MetaTensor(torch.from_numpy(coarse[None].copy()), affine=torch.from_numpy(to_mm))
+    head = head_mask(image)[0].numpy()
+    extent = np.ptp(apply_affine(to_mm, np.argwhere(head)), axis=0)
+    if any(not low <= size <= high for size, (low, high) in zip(extent, HEAD_MM, strict=True)):
+        warn_of_scan(
+            f"{path} shows an object of {'×'.join(f'{e:.0f}' for e in extent)} mm (left-right, front-back, "
+            f"foot-head), not the size of a head: check that it is a scan of the brain."
+        )
+        return
+    low, middle, high = np.percentile(coarse[head], [10, 50, 90])
+    if high - low < LEAST_CONTRAST * abs(middle):
+        warn_of_scan(
+            f"{path} shows an object of nearly one brightness, like a phantom: check that it is a scan of "
+            f"the brain."
+        )
+
+
+def check_contrast(path: str, modality: str) -> None:
+    """
+    Warn when a file's name, or what the scanner wrote beside it, says that it shows another contrast.
+
+    Intensities do not tell: grey and white matter of a skull-stripped DWI look like a T1w's.
+
+    Args:
+        path: the scan; ``NAME.bval`` and the BIDS sidecar ``NAME.json`` beside it are read if there.
+        modality: what it is taken for: ``"T1w"``, ``"DWI"`` or ``"FLAIR"``.
+
+    Warns:
+        ScanWarning: naming what speaks against it.
+    """
+    named = modality_of(path)
+    stem = re.sub(r"\.nii(\.gz)?$", "", path, flags=re.IGNORECASE)
+    numbers = _sidecar_numbers(stem)
+    echo, inversion = numbers.get("EchoTime"), numbers.get("InversionTime")
+    if named not in (None, modality):
+        why = f"its name says {'another contrast' if named == 'other' else named}"
+    elif modality != "DWI" and os.path.isfile(f"{stem}.bval"):
+        why = f"{os.path.basename(stem)}.bval beside it says DWI"
+    elif echo is not None and (echo > T1_LONGEST_ECHO) == (modality == "T1w"):
+        why = f"its sidecar says an echo time of {1000 * echo:.0f} ms"
+    elif modality == "DWI" and inversion is not None and inversion > FLAIR_SHORTEST_INVERSION:
+        why = f"its sidecar says an inversion time of {1000 * inversion:.0f} ms"
+    else:
+        return
+    warn_of_scan(f"{path} is taken for a {modality} scan although {why}: check that it is the right file.")
+
+
+def _sidecar_numbers(stem: str) -> dict[str, float]:
+    """The numbers at the top of a BIDS sidecar; none where there is no sidecar, or one that is broken."""
+    try:
+        with open(f"{stem}.json", encoding="utf-8") as stream:
+            content = json.load(stream)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    items = content.items() if isinstance(content, dict) else ()
+    return {key: float(value) for key, value in items if isinstance(value, (int, float))}
 
 
 def check_overlap(
@@ -324,11 +403,7 @@ def check_overlap(
             f"check that both are of one patient and session, and their affines."
         )
     if inside < 0.5:
-        warnings.warn(
-            f"{name} covers only {inside:.0%} of {path}: where it ends, the DWI stands alone.",
-            ScanWarning,
-            stacklevel=2,
-        )
+        warn_of_scan(f"{name} covers only {inside:.0%} of {path}: where it ends, the DWI stands alone.")
 
 
 def check_same_grid(

@@ -1,4 +1,4 @@
-"""Scans and lesion masks from NIfTI files to channel-first MetaTensors, checked on the way."""
+"""Scans and lesion masks from files to channel-first MetaTensors, checked on the way."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, SpatialResample
 from monai.utils import MetaKeys, SpaceKeys
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from shared_nets.data.cases import modality_of
@@ -24,20 +25,23 @@ from shared_nets.data.checks import (
     check_affine,
     check_binary,
     check_claimed_size,
+    check_contrast,
     check_dimension,
     check_file,
     check_finite,
+    check_head,
     check_head_size,
     check_intensities,
     check_overlap,
     check_same_grid,
     is_nifti,
 )
+from shared_nets.data.formats import Scan, as_nifti, is_other_format, scan_name
 from shared_nets.errors import ScanMismatchError, UnreadableScanError, UsageError
 
 
 class Volume(NamedTuple):
-    """One file: its voxels (volumes, X, Y, Z) as float32, its affine (4, 4) to RAS mm, and its path."""
+    """One scan: its voxels (volumes, X, Y, Z) as float32, its affine (4, 4) to RAS mm, and its path."""
 
     array: NDArray[np.float32]
     affine: NDArray[np.float64]
@@ -52,6 +56,7 @@ class LoadScand(MapTransform):
     for one that is missing, or one path. That one file is a stack (X, Y, Z, 2), or DWI alone, or FLAIR alone
     if its name says so; a FLAIR of the same file name in a folder ``flair`` beside it goes with it. FLAIR is
     resampled onto the DWI's grid, zeros where it does not reach; a missing modality is a channel of zeros.
+    In a path's place may stand an image in memory: nibabel's, or a MetaTensor.
 
     The result is a float32 MetaTensor (modalities, X, Y, Z) in the file's own orientation. Its meta names the
     file whose grid it is (``filename_or_obj``: the DWI where there is one), with ``affine``,
@@ -99,34 +104,46 @@ class LoadScand(MapTransform):
             if second is None:
                 raise UsageError("A case names no scan at all: give at least one of its modalities a path.")
             flair = read_scan(second)
+            check_contrast(flair.path, self.modalities[1])
             return _to_tensor(flair._replace(array=np.concatenate([np.zeros_like(flair.array), flair.array])))
 
-        stacked = len(self.modalities) == 2 and second is None and isinstance(image, (str, os.PathLike))
-        scan = read_scan(first, volumes=(1, 2) if stacked and modality_of(first) is None else (1,))
-        channels = len(scan.array)
-        if channels == len(self.modalities):
+        stacked = len(self.modalities) == 2 and second is None and not isinstance(image, (list, tuple))
+        says_nothing = not isinstance(first, str) or modality_of(first) is None
+        scan = read_scan(first, volumes=(1, 2) if stacked and says_nothing else (1,))
+        if len(scan.array) == 1:
+            check_contrast(scan.path, self.modalities[0])
+        if len(scan.array) == len(self.modalities):
             return _to_tensor(scan)
-        flair_array = resample_to(read_scan(second), scan) if second else np.zeros_like(scan.array)
-        return _to_tensor(scan._replace(array=np.concatenate([scan.array, flair_array])))
+        return _to_tensor(
+            scan._replace(array=np.concatenate([scan.array, self._second_channel(second, scan)]))
+        )
 
-    def _files(self, image: Any) -> tuple[str | None, str | None]:
-        """The files of the first and second modality."""
-        paths = [image] if isinstance(image, (str, os.PathLike)) else image
-        if not isinstance(paths, (list, tuple)) or not all(
-            p is None or isinstance(p, (str, os.PathLike)) for p in paths
-        ):
+    def _second_channel(self, second: Scan | None, scan: Volume) -> NDArray[np.float32]:
+        """The second modality on the first one's grid; zeros if it is missing."""
+        if second is None:
+            return np.zeros_like(scan.array)
+        moving = read_scan(second)
+        check_contrast(moving.path, self.modalities[1])
+        return resample_to(moving, scan)
+
+    def _files(self, image: Any) -> tuple[Scan | None, Scan | None]:
+        """The files or images in memory of the first and second modality."""
+        scans = list(image) if isinstance(image, (list, tuple)) else [image]
+        kinds = (str, os.PathLike, SpatialImage, MetaTensor)
+        for scan in scans:
+            if scan is not None and not isinstance(scan, kinds):
+                raise UsageError(
+                    f"A scan is named by its path, or a list of paths, not by a {type(scan).__name__}."
+                )
+        if not 1 <= len(scans) <= len(self.modalities):
             raise UsageError(
-                f"A scan is named by its path, or a list of paths, not by a {type(image).__name__}."
-            )
-        if not 1 <= len(paths) <= len(self.modalities):
-            raise UsageError(
-                f"{len(paths)} files were given for a scan of {' and '.join(self.modalities)}: "
+                f"{len(scans)} files were given for a scan of {' and '.join(self.modalities)}: "
                 f"give one a modality."
             )
-        names = [os.fspath(p) if p else None for p in paths]
-        if len(names) == 2 or len(self.modalities) == 1:
-            return names[0], names[1] if len(names) == 2 else None
-        path = cast(str, names[0])
+        named = [os.fspath(s) or None if isinstance(s, (str, os.PathLike)) else s for s in scans]
+        if len(named) == 2 or len(self.modalities) == 1 or not isinstance(named[0], str):
+            return named[0], named[1] if len(named) == 2 else None
+        path = named[0]
         if modality_of(path) == self.modalities[1]:
             return None, path
         # MONAI Label knows one file an image: the FLAIR of ID.nii.gz is flair/ID.nii.gz.
@@ -190,36 +207,38 @@ class LoadMaskd(MapTransform):
         return _to_tensor(Volume(merged, affine, paths[0]))  # type: ignore[arg-type]
 
 
-def read_scan(path: str, volumes: Sequence[int] = (1,)) -> Volume:
+def read_scan(scan: Scan, volumes: Sequence[int] = (1,)) -> Volume:
     """
-    Read one NIfTI scan of a head.
+    Read one scan of a head.
 
     Args:
-        path: a .nii or .nii.gz file.
+        scan: a .nii or .nii.gz file, or what :func:`shared_nets.data.formats.as_nifti` takes.
         volumes: how many volumes it may hold along a fourth axis.
 
     Returns:
         its voxels (volumes, X, Y, Z), affine and path.
 
     Raises:
-        StrokeSegError: the subclass that tells what is wrong with the file.
+        StrokeSegError: the subclass that tells what is wrong with it.
     """
-    with _open_nifti(path) as (image, rest):
+    path = scan_name(scan)
+    with _open(scan) as (image, rest):
         shape = check_dimension(image.header, path, volumes)
         check_affine(image.header, image.affine, path)
         check_head_size(image.affine, shape, path)
         volume = _read_voxels(image, path, shape, rest)
     for channel in volume.array:
         check_intensities(channel, path)
+        check_head(channel, image.affine, path)
     return volume
 
 
 def read_mask(path: str) -> Volume:
     """
-    Read one NIfTI lesion mask.
+    Read one lesion mask.
 
     Args:
-        path: a .nii or .nii.gz file.
+        path: a .nii or .nii.gz file, or another that :func:`shared_nets.data.formats.as_nifti` takes.
 
     Returns:
         its values (1, X, Y, Z), of which those that are not 0 are lesion, its affine and path.
@@ -227,7 +246,7 @@ def read_mask(path: str) -> Volume:
     Raises:
         StrokeSegError: the subclass that tells what is wrong with the file.
     """
-    with _open_nifti(path) as (image, rest):
+    with _open(path) as (image, rest):
         shape = check_dimension(image.header, path)
         check_affine(image.header, image.affine, path)
         volume = _read_voxels(image, path, shape, rest)
@@ -262,6 +281,16 @@ def resample_to(moving: Volume, fixed: Volume) -> NDArray[np.float32]:
             f"{moving.path} shows nothing where {fixed.path} lies: check that both are of one session."
         )
     return array
+
+
+@contextmanager
+def _open(scan: Scan) -> Iterator[tuple[Any, IO[bytes] | None]]:
+    """A scan as a NIfTI image, and the stream it is read from if its voxels are still to be read."""
+    if is_other_format(scan):
+        yield as_nifti(scan), None
+    else:
+        with _open_nifti(scan_name(scan)) as opened:
+            yield opened
 
 
 @contextmanager
@@ -303,11 +332,11 @@ def _reason(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-def _read_voxels(image: Any, path: str, shape: tuple[int, int, int, int], stream: IO[bytes]) -> Volume:
-    # nibabel clears the offset in the header it keeps.
-    check_claimed_size(
-        image.header, int(image.dataobj.offset), path, zipped=isinstance(stream, gzip.GzipFile)
-    )
+def _read_voxels(image: Any, path: str, shape: tuple[int, int, int, int], stream: IO[bytes] | None) -> Volume:
+    if stream is not None:
+        # nibabel clears the offset in the header it keeps.
+        offset, zipped = int(image.dataobj.offset), isinstance(stream, gzip.GzipFile)
+        check_claimed_size(image.header, offset, path, zipped=zipped)
     # float64 beyond float32 becomes infinite, which is reported as such.
     with np.errstate(over="ignore", invalid="ignore"):
         voxels = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)

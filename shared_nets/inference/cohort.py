@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ignite.distributed as idist
 from ignite.engine import Events
@@ -19,12 +19,21 @@ from monai.engines import Evaluator
 from torch import distributed
 from tqdm import tqdm
 
-from shared_nets.errors import OutputError, StrokeSegError, WeightsError, own_error
+from shared_nets.errors import OutputError, StrokeSegError, WeightsError, own_error, scan_warnings
 from shared_nets.inference.lesions import head_midline, measure_lesions
 from shared_nets.inference.outputs import engine_cases, make_output_folder, write_table
 
 Case = dict[str, Any]
 Row = dict[str, Any]
+
+
+class Loaded(NamedTuple):
+    """A case, sentences about what is odd about its scans, and the seconds it took to load."""
+
+    case: Case
+    odd: str
+    seconds: float
+
 
 # What the table says, apart from what `measures` add before `seconds`.
 FIRST_COLUMNS = ("scan", "status", "volume_ml", "lesion_count", "largest_ml", "side", "max_probability")
@@ -140,7 +149,10 @@ class Cohort:
                     bar.set_description(name[:32])
                     # One worker: the next scan starts to load when this one has loaded, not before.
                     this, coming = coming, background.submit(self._load, index + step)
-                    self.rows.append(self._run_one(name, this.result))
+                    row = self._run_one(name, this.result)
+                    self.rows.append(row)
+                    if row["status"] == "ok" and row["message"]:
+                        bar.write(f"Warning: {row['message']}", file=sys.stderr)
                     if first == 0:
                         write_table(self.table, self.rows, self._columns())
                     bar.update()
@@ -159,20 +171,21 @@ class Cohort:
             write_table(self.table, self.rows, self._columns())
         return stopped
 
-    def _load(self, index: int) -> tuple[Case, float]:
-        """The case and the seconds its loading took; nothing past the last one."""
+    def _load(self, index: int) -> Loaded:
+        """The case, what is odd about it, and the seconds its loading took; nothing past the last one."""
         start = time.perf_counter()
-        case = self.dataset[index] if index < len(self.dataset) else {}
-        return case, time.perf_counter() - start
+        with scan_warnings() as odd:
+            case = self.dataset[index] if index < len(self.dataset) else {}
+        return Loaded(case, " ".join(odd), time.perf_counter() - start)
 
-    def _run_one(self, name: str, load: Callable[[], tuple[Case, float]]) -> Row:
+    def _run_one(self, name: str, load: Callable[[], Loaded]) -> Row:
         """One row of the table, also when the scan fails; raises what would fail every scan."""
         start = time.perf_counter()
         loading = 0.0
         try:
-            case, loading = load()
+            case, odd, loading = load()
             start = time.perf_counter()
-            row = {"scan": name, "status": "ok", **self._segment(case), "message": ""}
+            row = {"scan": name, "status": "ok", **self._segment(case), "message": odd}
         except Exception as error:
             if self.debug:
                 raise

@@ -13,9 +13,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import torch
 from ignite.engine import Engine, Events
-from numpy.typing import ArrayLike
+from monai.data import MetaTensor
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import ArrayLike, NDArray
 
+from shared_nets.data.formats import as_nifti, is_other_format
 from shared_nets.errors import OutputError
 from shared_nets.files import reason, write_bytes
 from shared_nets.inference.picture import lesion_sheet
@@ -49,9 +53,9 @@ def make_output_folder(folder: str | Path) -> Path:
     return folder
 
 
-def write_nifti(path: str | Path, array: ArrayLike, reference_path: str | Path) -> None:
+def write_nifti(path: str | Path, array: ArrayLike, scan: str | Path | SpatialImage) -> None:
     """
-    Write a mask or probability map as NIfTI on a scan's own grid.
+    Write a mask, label map or probability map as NIfTI on a scan's own grid.
 
     The scan's header is kept (sform, qform and their codes, units, voxel size); type, scaling, display
     range and description are set anew, and header extensions, which describe the scan, are left out.
@@ -59,38 +63,65 @@ def write_nifti(path: str | Path, array: ArrayLike, reference_path: str | Path) 
 
     Args:
         path: the file, ``.nii.gz`` or ``.nii``.
-        array: (X, Y, Z) or (1, X, Y, Z), uint8 or bool for a mask, otherwise written as float32.
-        reference_path: the scan; only read. Of a 4-D scan the first three axes count.
+        array: see :func:`on_grid_of`.
+        scan: the scan's NIfTI file, or an image.
 
     Raises:
         ValueError: if the array has not the scan's shape.
         OutputError: if the file cannot be written.
     """
+    content = on_grid_of(scan, array).to_bytes()
+    # Level 1: masks shrink to nothing at any level, probabilities hardly at all. No time stamp.
+    write_bytes(path, gzip.compress(content, 1, mtime=0) if str(path).endswith(".gz") else content)
+
+
+def on_grid_of(scan: str | Path | SpatialImage, array: ArrayLike) -> Any:
+    """
+    A result as a NIfTI image on a scan's own grid, with the scan's header where it has a NIfTI one.
+
+    Args:
+        scan: the scan's NIfTI file, which is only read, or an image; of a 4-D one the first three axes count.
+        array: (X, Y, Z) or (1, X, Y, Z), uint8 or bool for a mask, whole numbers for a label map (kept as
+            uint16 or, if large, int32), otherwise float32.
+
+    Returns:
+        nibabel's image.
+
+    Raises:
+        ValueError: if the array has not the scan's shape.
+    """
     volume = np.asarray(array)
     volume = volume[0] if volume.ndim == 4 and volume.shape[0] == 1 else volume
-    dtype = np.uint8 if volume.dtype in (np.uint8, np.bool_) else np.float32
-    reference: Any = nib.load(reference_path)
+    dtype = _stored_type(volume)
+    reference: Any = scan if isinstance(scan, SpatialImage) else nib.load(scan)
     if volume.shape != reference.shape[:3]:
         raise ValueError(
-            f"{reference_path}: the result {volume.shape} is not on the scan's grid {reference.shape[:3]}; "
-            f"the postprocessing must end on it (Invertd)."
+            f"{reference.get_filename() or 'The scan'}: the result {volume.shape} is not on the scan's grid "
+            f"{reference.shape[:3]}; the postprocessing must end on it (Invertd)."
         )
     # From the header's bytes: also a .hdr/.img pair becomes a single file, without its extensions.
-    scan = reference.header
-    image_class: Any = nib.Nifti2Image if isinstance(scan, nib.Nifti2Header) else nib.Nifti1Image
-    header = image_class.header_class(scan.binaryblock, scan.endianness, check=False)
+    given = reference.header if isinstance(reference.header, nib.Nifti1Header) else as_nifti(reference).header
+    image_class: Any = nib.Nifti2Image if isinstance(given, nib.Nifti2Header) else nib.Nifti1Image
+    header = image_class.header_class(given.binaryblock, given.endianness, check=False)
     header.set_data_offset(0)  # nibabel puts the data right behind the header
     header.set_data_shape(volume.shape)
     header.set_data_dtype(dtype)
     header.set_intent("none")
     header.set_slope_inter(1, 0)
-    header["cal_min"], header["cal_max"] = 0, 1
-    header["descrip"] = b"lesion mask" if dtype is np.uint8 else b"lesion probability"
+    header["cal_min"], header["cal_max"] = 0, max(1, int(volume.max()))
+    words = {np.uint8: b"lesion mask", np.float32: b"lesion probability"}
+    header["descrip"] = words.get(dtype, b"lesions, numbered")
     header["aux_file"] = b""
     # Without an affine nibabel keeps the header's sform, qform and codes as they are.
-    content = image_class(np.ascontiguousarray(volume, dtype), None, header).to_bytes()
-    # Level 1: masks shrink to nothing at any level, probabilities hardly at all. No time stamp.
-    write_bytes(path, gzip.compress(content, 1, mtime=0) if str(path).endswith(".gz") else content)
+    return image_class(np.ascontiguousarray(volume, dtype), None, header)
+
+
+def _stored_type(volume: NDArray[Any]) -> type[np.generic]:
+    if volume.dtype in (np.uint8, np.bool_):
+        return np.uint8
+    if volume.dtype.kind not in "iu":
+        return np.float32
+    return np.uint16 if volume.max() < 2**16 else np.int32
 
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -158,13 +189,27 @@ class LesionWriter:
         """Write one case: ``name``, ``image`` (preprocessed), ``pred`` and ``probability`` (native grid)."""
         make_output_folder(self.output_dir)
         start = str(self.output_dir / str(case["name"]))
-        reference = case["image"].meta["filename_or_obj"]
+        reference = scan_grid(case["image"])
         write_nifti(start + MASK_SUFFIX, _as_uint8(case["pred"]), reference)
         if self.save_probability:
             write_nifti(start + PROBABILITY_SUFFIX, case["probability"].cpu().numpy(), reference)
         if self.save_picture:
             sheet = lesion_sheet(case["image"], case["pred"], name=str(case["name"]), channels=self.channels)
             write_bytes(start + PICTURE_SUFFIX, sheet)
+
+
+def scan_grid(image: MetaTensor) -> str | SpatialImage:
+    """
+    What a scan's results are written on the grid of: its NIfTI file, or an empty image in its place.
+
+    Args:
+        image: a scan of :class:`~shared_nets.data.LoadScand`, preprocessed or not.
+    """
+    path = str(image.meta["filename_or_obj"])
+    if os.path.isfile(path) and not is_other_format(path):
+        return path
+    shape = [int(n) for n in image.meta["spatial_shape"]]
+    return as_nifti(MetaTensor(torch.zeros(1).expand(shape), affine=image.meta["original_affine"]))
 
 
 def engine_cases(engine: Engine) -> list[dict[str, Any]]:

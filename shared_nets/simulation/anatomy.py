@@ -17,12 +17,16 @@ from shared_nets.affine import voxel_ml
 from shared_nets.data.loading import read_scan
 from shared_nets.errors import ScanGeometryError, UsageError
 
-CSF, GREY, WHITE, SCAN, CLOSENESS = range(5)
+CSF, GREY, WHITE, SCAN, CLOSENESS, LEFT_VENTRICLE, RIGHT_VENTRICLE = range(7)
 """Channels of `Anatomy.maps`."""
 BRAIN_CENTRE_MM = (0.0, -18.0, 5.0)
 """Centre of the ICBM152 brain's bounding box in MNI space; brains from other spaces are moved there."""
 FAR_MM = 24.0
 """Where distances from the brain saturate: scalp lies within (outer layers end at 21 mm), air beyond."""
+VENTRICLES_MM = ((14.0, 18.0, 8.0), (18.0, -12.0, 20.0), (25.0, -40.0, 10.0), (30.0, -18.0, -14.0))
+"""Right lateral ventricle in MNI space, by eye in ICBM152: frontal horn, body, trigone, temporal horn."""
+VENTRICLE_RADII_MM = ((13.0, 20.0, 14.0), (15.0, 20.0, 13.0), (14.0, 20.0, 14.0), (9.0, 18.0, 7.0))
+"""Half axes of the ellipsoids around these in which fluid is ventricle; the Sylvian fissure lies outside."""
 LEAST_BRAIN_ML = 300.0
 """Less is no adult brain, which has 900 mL and more: the brain was not found."""
 
@@ -34,9 +38,10 @@ class Anatomy:
 
     Attributes:
         name: where it comes from.
-        maps: ``(5, X, Y, Z)`` float32: fractions of CSF, grey and white matter (0–1), the scan scaled so
-            that white matter is 1, and `FAR_MM` less the distance from the brain's surface in mm (negative
-            inside), so that what lies beyond the volume, sampled as 0, is far.
+        maps: ``(7, X, Y, Z)`` float32: fractions of CSF, grey and white matter (0–1), the scan scaled so
+            that white matter is 1, and `FAR_MM` less the distance in mm, so that what lies beyond the
+            volume, sampled as 0, is far: from the brain's surface (negative inside), and from the left
+            and the right lateral ventricle (0 inside).
         affine: 4×4, voxel to mm; RAS, near MNI space.
         has_head: whether the scan shows skull, face and neck.
     """
@@ -138,8 +143,30 @@ def anatomy_of(
     outside = ndimage.distance_transform_edt(~brain, sampling=spacing)
     inside = ndimage.distance_transform_edt(brain, sampling=spacing)
     depth = np.clip(outside - inside, -FAR_MM, FAR_MM)
-    maps = np.concatenate([tissues, scan[None] / level, FAR_MM - depth[None]]).astype(np.float32)
+    near = [FAR_MM - _distance(part, spacing)[None] for part in _ventricles(tissues[CSF], affine)]
+    maps = np.concatenate([tissues, scan[None] / level, FAR_MM - depth[None], *near]).astype(np.float32)
     return Anatomy(name, torch.from_numpy(maps), affine, has_head)
+
+
+def _ventricles(
+    csf: NDArray[np.float32], affine: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Left and right lateral ventricle: fluid where MNI space has them."""
+    axes = (affine[i, i] * np.arange(n) + affine[i, 3] for i, n in enumerate(csf.shape))  # RAS
+    x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+    inside = np.zeros(csf.shape, bool)
+    for middle, radii in zip(VENTRICLES_MM, VENTRICLE_RADII_MM, strict=True):
+        offsets = zip((np.abs(x), y, z), middle, radii, strict=True)
+        inside |= sum(((a - m) / r) ** 2 for a, m, r in offsets) < 1
+    fluid = inside & (csf > 0.5)
+    return fluid & (x < 0), fluid & (x >= 0)
+
+
+def _distance(part: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance from a part in mm, 0 inside, `FAR_MM` at most and where there is none."""
+    if not part.any():
+        return np.full(part.shape, FAR_MM)
+    return np.clip(ndimage.distance_transform_edt(~part, sampling=spacing), 0, FAR_MM)
 
 
 def _tissue_maps(scan: NDArray[np.float32], brain: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -13,6 +13,10 @@ FIELD_ORIGIN_MM = (-120.0, -150.0, -120.0)
 """Lowest corner of the box that random fields fill: any head in MNI space, with margin; 0 outside."""
 FIELD_SIZE_MM = (240.0, 280.0, 240.0)
 """Size of that box."""
+GRADIENT_MM = 1.0
+"""Step of the differences that tell in which direction a structure lies."""
+GROWTH_STEPS = 4
+"""Steps in which a structure grows."""
 TRILINEAR_STD = 0.544
 """Standard deviation of trilinear samples between knots of unit variance: √(2/3) for each axis."""
 
@@ -93,25 +97,33 @@ def rotation_matrix(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
     return Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
 
 
-def widen(
-    coordinates: Tensor, centre: NDArray[np.float64], radii: NDArray[np.float64], amount: float
+def grown(
+    coordinates: Tensor, closeness: Tensor, affine: NDArray[np.float64], growth: Tensor, far_mm: float
 ) -> Tensor:
     """
-    Magnify what lies around a centre, as a ventricle widens: nearby coordinates are drawn towards it.
+    Let a structure grow into what surrounds it, as a ventricle does: nearby coordinates are drawn to it.
+
+    What lies at its border is pushed by the whole growth, what is further away by less, and nothing from
+    ``far_mm`` on; so tissue is compressed but neither lost nor folded.
 
     Args:
-        coordinates: ``(..., 3)`` in mm.
-        centre: x, y, z in mm.
-        radii: standard deviations of the magnified region along x, y, z in mm.
-        amount: 0 leaves all in place; 0.5 doubles the size of what lies at the centre. Below 1, where the
-            centre would fill all.
+        coordinates: ``(planes, rows, columns, 3)`` in mm.
+        closeness: ``(1, X, Y, Z)``: ``far_mm`` less the distance from the structure in mm, 0 or more.
+        affine: 4×4, voxel indices of ``closeness`` to mm.
+        growth: ``(planes, rows, columns)``: in mm, 0 or more.
+        far_mm: where the push ends.
 
     Returns:
         The moved coordinates.
     """
-    middle = torch.from_numpy(centre.astype(np.float32))
-    offset = coordinates - middle
-    weight = torch.exp(
-        -0.5 * (offset / torch.from_numpy(radii.astype(np.float32))).square().sum(-1, keepdim=True)
-    )
-    return middle + offset * (1 - amount * weight)
+    pull = growth * (sample(closeness, affine, coordinates)[0] / far_mm).square()
+    moved = coordinates
+    steps = torch.cat([torch.zeros(1, 3), GRADIENT_MM * torch.eye(3)])[:, None, None, None]
+    # In short steps, as the way to the nearest point bends, and ends at the structure.
+    for _ in range(GROWTH_STEPS):
+        here, *beyond = sample(closeness, affine, moved + steps)[0]
+        slope = torch.stack([(value - here) / GRADIENT_MM for value in beyond], dim=-1)
+        # To the border and half a step in, not through the structure.
+        length = torch.minimum(pull / GROWTH_STEPS, far_mm - here + GRADIENT_MM / 2)
+        moved = moved + slope * length[..., None]
+    return moved

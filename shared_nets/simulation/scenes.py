@@ -8,15 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from shared_nets.simulation.anatomy import BRAIN_CENTRE_MM, CLOSENESS, FAR_MM, SCAN, WHITE, Anatomy
-from shared_nets.simulation.fields import plane_coordinates, rotation_matrix, sample, smooth_field, widen
+from shared_nets.simulation.anatomy import (
+    BRAIN_CENTRE_MM,
+    CLOSENESS,
+    FAR_MM,
+    LEFT_VENTRICLE,
+    RIGHT_VENTRICLE,
+    SCAN,
+    WHITE,
+    Anatomy,
+)
+from shared_nets.simulation.fields import grown, plane_coordinates, rotation_matrix, sample, smooth_field
 from shared_nets.simulation.lesions import PlacedLesion
 
-VENTRICLES_MM = np.array([[14.0, 18.0, 8.0], [18.0, -12.0, 22.0], [26.0, -42.0, 10.0]])
-"""Right lateral ventricle in MNI space: frontal horn, body, trigone."""
-WIDEST = 0.75
-"""Most that a ventricle is widened; see `fields.widen`."""
+LARGE_ML = 15.0
+"""Beside lesions from this size on, the ventricle mostly widens."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class Scene:
         tissues: ``(3, planes, rows, columns)``: fractions of CSF, grey and white matter, 0–1.
         scan: the anatomy's own T1, white matter 1; ``(planes, rows, columns)`` as are the rest.
         depth: distance from the brain's surface in mm, negative inside.
+        ventricle: how much of each pixel is in a lateral ventricle, 0–1.
         lesion: how much of each pixel is in a lesion that is to be found, 0–1.
         coordinates: ``(planes, rows, columns, 3)``, mm in the output's space.
         has_head: whether ``scan`` shows skull and face.
@@ -37,6 +46,7 @@ class Scene:
     tissues: Tensor
     scan: Tensor
     depth: Tensor
+    ventricle: Tensor
     lesion: Tensor
     coordinates: Tensor
     has_head: bool
@@ -90,7 +100,7 @@ def scene_at(
     # Mirrored first: from here on, sides are those of the anatomy and of the lesions.
     if rng.random() < 0.5:
         inside = inside * torch.tensor([-1.0, 1.0, 1.0])
-    inside = _widen_ventricles(rng, inside, lesions)
+    inside = _with_grown_ventricles(rng, anatomy, inside, lesions)
 
     maps = sample(anatomy.maps, anatomy.affine, inside)
     depth = FAR_MM - maps[CLOSENESS]
@@ -98,8 +108,17 @@ def scene_at(
     for placed in lesions:
         lesion = torch.maximum(lesion, placed.fraction(rng, inside))
     tissues = maps[: WHITE + 1]
-    shown = lesion * (tissues.sum(0) > 0.3)
-    return Scene(tissues, maps[SCAN], depth, shown, coordinates, anatomy.has_head, planes_per_slice)
+    near = torch.maximum(maps[LEFT_VENTRICLE], maps[RIGHT_VENTRICLE])
+    return Scene(
+        tissues=tissues,
+        scan=maps[SCAN],
+        depth=depth,
+        ventricle=(near - FAR_MM + 1).clip(0, 1),
+        lesion=lesion * (tissues.sum(0) > 0.3),
+        coordinates=coordinates,
+        has_head=anatomy.has_head,
+        planes_per_slice=planes_per_slice,
+    )
 
 
 def _choose_planes(
@@ -130,22 +149,33 @@ def _deformed(rng: np.random.Generator, coordinates: Tensor) -> Tensor:
     return (coordinates - middle) * torch.from_numpy(scale) + middle + warp.movedim(0, -1)
 
 
-def _widen_ventricles(rng: np.random.Generator, inside: Tensor, lesions: Sequence[PlacedLesion]) -> Tensor:
+def _with_grown_ventricles(
+    rng: np.random.Generator, anatomy: Anatomy, inside: Tensor, lesions: Sequence[PlacedLesion]
+) -> Tensor:
     """
     Ventricles of all widths: on both sides with age, on one side beside a lesion or by chance.
 
     The lesion is sampled at the moved coordinates, so what surrounds a ventricle is pushed, lesion included.
     Networks trained without such ventricles took the one beside a lesion for lesion.
     """
-    both = max(0.0, rng.normal(0.15, 0.2))
-    one = rng.uniform(0.1, 0.7) if rng.random() < (0.75 if lesions else 0.5) else 0.0
-    side = rng.choice([-1.0, 1.0])
-    if lesions and rng.random() < 0.8:
-        side = np.sign(lesions[0].points()[:, 0].mean()) or 1.0
-    for sign in (-1.0, 1.0):
-        amount = min(both + (one if sign == side else 0.0), WIDEST)
-        for middle in VENTRICLES_MM:
-            if amount > 0.02:
-                radii = rng.uniform(9, 18, 3)
-                inside = widen(inside, middle * [sign, 1, 1], radii, amount * rng.uniform(0.5, 1))
-    return inside
+    points = lesions[0].points() if lesions else np.zeros((1, 3))
+    is_large = bool(lesions) and lesions[0].shape.volume_ml > LARGE_ML
+    both = max(0.0, rng.normal(1.0, 2.0))  # mm
+    one = rng.uniform(2, 11) if rng.random() < (0.8 if is_large else 0.3) else 0.0
+    side = int(rng.integers(2))
+    if lesions and rng.random() < 0.85:
+        side = int(points[:, 0].mean() > 0)
+    # More towards the lesion; by chance alone the centre of the brain stands for it.
+    away = (inside - torch.from_numpy(points.mean(0).astype(np.float32))).square().sum(-1)
+    towards = torch.exp(-0.5 * away / 45.0**2)
+    # Every second pixel is enough for the push, which takes many samples.
+    grid = coarse = inside[:, ::2, ::2]
+    for i, channel in enumerate((LEFT_VENTRICLE, RIGHT_VENTRICLE)):
+        growth = both + (one * towards[:, ::2, ::2] if i == side else torch.zeros(coarse.shape[:-1]))
+        if growth.max() > 0.2:
+            growth = growth * (1 + 0.3 * smooth_field(rng, grid, 35.0)[0]).clip(0.2, 1.6)
+            closeness = anatomy.maps[channel : channel + 1]
+            coarse = grown(coarse, closeness, anatomy.affine, growth, FAR_MM)
+    push = (coarse - grid).movedim(-1, 1)
+    push = F.interpolate(push, size=inside.shape[1:3], mode="bilinear", align_corners=False)
+    return inside + push.movedim(1, -1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from shared_nets.errors import UsageError
-from shared_nets.simulation.anatomy import BRAIN_CENTRE_MM, Anatomy
+from shared_nets.simulation.anatomy import BRAIN_CENTRE_MM, CSF, GREY, WHITE, Anatomy
 from shared_nets.simulation.fields import plane_coordinates, rotation_matrix
 from shared_nets.simulation.lesions import LesionShape, PlacedLesion, place, random_ellipsoid
 from shared_nets.simulation.scenes import Scene, build_scene, scene_at
@@ -27,7 +28,9 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
     An endless stream of simulated slices, the same for the same seed.
 
     Yields dicts of ``image`` ``(channels, rows, columns)``, 0–1, and ``label`` ``(1, rows, columns)``,
-    0 or 1, both float32. Rows run towards anterior, columns towards the right.
+    0 or 1, both float32, and ``tissue`` ``(rows, columns)``, uint8: 0 outside the brain, 1 fluid, 2 grey
+    and 3 white matter, 4 lateral ventricle, as they would be without lesion. Rows run towards anterior,
+    columns towards the right.
     """
 
     def __init__(
@@ -82,9 +85,10 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
         scene = build_scene(rng, anatomy, lesions, self.shape, self.spacing)
         image, label = self.paint(rng, scene)
         image, label = image.mean(1), (label.mean(0) > 0.5).float()  # a thick slice is the mean of its planes
+        tissue = _most(scene)
         if rng.random() < 0.5:
-            image, label = image.flip(-1), label.flip(-1)
-        return {"image": image.clip(0, 1), "label": label[None]}
+            image, label, tissue = image.flip(-1), label.flip(-1), tissue.flip(-1)
+        return {"image": image.clip(0, 1), "label": label[None], "tissue": tissue}
 
     def draw_volume(
         self, rng: np.random.Generator, slices: int, thickness: float
@@ -123,3 +127,11 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
         if rng.random() < 0.2:
             shape = random_ellipsoid(rng, shape.points[rng.integers(len(shape.points))])
         return place(rng, shape)
+
+
+def _most(scene: Scene) -> Tensor:
+    """Which of outside, fluid, grey matter, white matter and ventricle each pixel is mostly."""
+    tissues, ventricle = scene.tissues.mean(1), scene.ventricle.mean(0)
+    fluid = (tissues[CSF] - ventricle).clip(0)
+    parts = [1 - tissues.sum(0), fluid, tissues[GREY], tissues[WHITE], ventricle]
+    return torch.stack(parts).argmax(0).to(torch.uint8)

@@ -13,8 +13,6 @@ from shared_nets.simulation.scenes import Scene
 
 TEMPLATE_LEVELS = (0.3, 0.72, 1.0)
 """CSF, grey and white matter in the anatomies' own T1 scans, white matter being 1."""
-VENTRICLE_DEPTH_MM = -15.0
-"""Fluid further than this under the brain's surface lies in a ventricle, not in a sulcus."""
 
 
 def t1_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tensor]:
@@ -97,4 +95,4 @@ def _visible_lesion(scene: Scene, darkening: Tensor, csf: Tensor) -> Tensor:
     # Where nearly all is fluid, the lesion is a sulcus: only tissue counts.
     label = visible if visible.sum() < 0.25 * label.sum() else label
     # A mask may reach into the ventricle; the reader leaves it out.
-    return label & ~((csf > 0.5) & (scene.depth < VENTRICLE_DEPTH_MM))
+    return label & (scene.ventricle < 0.5)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import cos, pi
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
@@ -28,7 +29,7 @@ from shared_nets.bundles import Model
 from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, tell_errors_in_words
 from shared_nets.files import written_whole
 from shared_nets.networks import CNNRes, XNet
-from shared_nets.release.weights import check_architecture, save_weights
+from shared_nets.release.weights import check_architecture, load_into, save_weights
 from shared_nets.simulation import (
     Anatomy,
     LesionShape,
@@ -47,6 +48,12 @@ WARMUP_STEPS = 100
 """Steps over which the learning rate rises, so that Adam's first estimates do no harm."""
 AVERAGE_DECAY = 0.998
 """Of the exponential average of the weights, which is what is shipped: it covers the last 500 steps."""
+TISSUES = 5
+"""Outside, fluid, grey matter, white matter, ventricle."""
+VENTRICLE = 4
+TISSUE_WEIGHT = 0.3
+"""Of the tissues' cross entropy, beside 4 of the lesion's."""
+VENTRICLE_WEIGHT = 4.0
 HELD_OUT = 5
 """Every so many-th mask, in order of their names, is kept for testing."""
 
@@ -109,6 +116,12 @@ def pretrain(
     export: Annotated[
         Path | None, typer.Option(help="model.pt or .safetensors to write when done, in half precision.")
     ] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="Weights to start from, .pt or .safetensors; at random without.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="At its highest; by default the recipe's, from scratch.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; simulation takes another process.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of initial weights and simulation.")] = 0,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -118,9 +131,12 @@ def pretrain(
     torch.set_num_threads(threads)
     shapes, heads = training_masks(masks), anatomies_of(anatomies)
     print(f"{len(heads)} anatomies, {len(shapes)} lesion shapes", flush=True)
-    train(RECIPES[model], heads, shapes, output, minutes, seed)
+    recipe = RECIPES[model]
+    if learning_rate is not None:
+        recipe = replace(recipe, learning_rate=learning_rate)
+    train(recipe, heads, shapes, output, minutes, seed, pretrained)
     if export is not None:
-        export_average(RECIPES[model], output, export, heads, shapes, seed)
+        export_average(recipe, output, export, heads, shapes, seed)
         print(f"Wrote {export}")
 
 
@@ -202,6 +218,7 @@ def train(
     output: Path,
     minutes: float,
     seed: int = 0,
+    pretrained: Path | None = None,
 ) -> None:
     """
     Train on simulated slices for a given time, or for what is left of it.
@@ -213,13 +230,15 @@ def train(
         output: the checkpoint, written every three minutes and at the end; resumed from when it is there.
         minutes: length of the whole training, that before a resume included.
         seed: of initial weights and simulation.
+        pretrained: weights to start from when ``output`` is not there.
 
     Raises:
-        WeightsError: if ``output`` is there and no checkpoint of this network's pretraining.
+        WeightsError: if ``output`` is there and no checkpoint of this network's pretraining, or
+            ``pretrained`` does not fit.
         OutputError: if it cannot be written.
     """
     torch.manual_seed(seed)
-    run = Run(recipe)
+    run = Run(recipe, pretrained)
     if output.exists():
         run.load(output)
     else:
@@ -266,20 +285,25 @@ class Run:
         minutes: time spent.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, pretrained: Path | None = None) -> None:
         """
         Args:
             recipe: what to train, and at which learning rate.
+            pretrained: weights to start from.
         """
         self.learning_rate = recipe.learning_rate
         self.network = recipe.network()
+        if pretrained is not None:
+            load_into(self.network, pretrained)
+        # Tissues are learned beside the lesion, from the last features, and not shipped.
+        self.head = cast(nn.Conv2d, self.network.head)
+        self.tissue_head = nn.Conv2d(self.head.in_channels, TISSUES, kernel_size=1)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
         self.average = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY), use_buffers=True
         )
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4
-        )
+        self.parameters = [*self.network.parameters(), *self.tissue_head.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=1e-4)
         self.steps, self.slices, self.minutes = 0, 0, 0.0
 
     def step(self, batch: Mapping[str, Tensor], progress: float) -> float:
@@ -287,7 +311,8 @@ class Run:
         One optimiser step.
 
         Args:
-            batch: ``image`` ``(N, channels, rows, columns)`` and ``label`` ``(N, 1, rows, columns)``.
+            batch: ``image`` ``(N, channels, rows, columns)``, ``label`` ``(N, 1, rows, columns)`` and
+                ``tissue`` ``(N, rows, columns)``; see `SimulatedSlices`.
             progress: share of the training that is done, 0–1.
 
         Returns:
@@ -296,12 +321,15 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * schedule(self.steps, progress)
         image = batch["image"].contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        features: list[Tensor] = []
+        with torch.autocast("cpu", torch.bfloat16), _inputs_of(self.head, features):
             logits = self.network(image)
-        loss = detection_loss(logits.float(), batch["label"])
+            tissues = self.tissue_head(features[0])
+        loss = detection_loss(logits.float(), batch["label"], batch["tissue"])
+        loss = loss + TISSUE_WEIGHT * tissue_loss(tissues.float(), batch["tissue"], batch["label"])
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.average.update_parameters(self.network)
         self.steps += 1
@@ -312,6 +340,7 @@ class Run:
         """Write all there is to go on from, in one piece."""
         state = {
             "network": self.network.state_dict(),
+            "tissue_head": self.tissue_head.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.steps,
@@ -326,6 +355,7 @@ class Run:
         state = read_checkpoint(path)
         check_architecture(self.network, state["network"], path)
         self.network.load_state_dict(state["network"])
+        self.tissue_head.load_state_dict(state["tissue_head"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps, self.slices, self.minutes = state["step"], state["slices"], state["minutes"]
@@ -342,23 +372,52 @@ def schedule(step: int, progress: float) -> float:
     return min(1.0, (step + 1) / WARMUP_STEPS) * max(0.5 * (1 + cos(pi * progress)), 0.01)
 
 
-def detection_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """
-    Cross entropy, lesions weighted twice, plus a little Dice over the batch.
+@contextmanager
+def _inputs_of(module: nn.Module, inputs: list[Tensor]) -> Iterator[None]:
+    """Inside, what goes into ``module`` is added to ``inputs``."""
+    handle = module.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
-    Cross entropy outweighs Dice: under Dice alone false positives grow with training.
+
+def detection_loss(logits: Tensor, label: Tensor, tissue: Tensor) -> Tensor:
+    """
+    Cross entropy, lesions weighted twice and ventricles four times, plus a little Dice over the batch.
+
+    Cross entropy outweighs Dice: under Dice alone false positives grow with training. The widened ventricle
+    beside a lesion was taken for lesion before its weight.
 
     Args:
         logits: ``(N, 1, rows, columns)``.
         label: 0 or 1, of the same shape.
+        tissue: ``(N, rows, columns)``, see `SimulatedSlices`.
 
     Returns:
         A scalar.
     """
-    entropy = F.binary_cross_entropy_with_logits(logits, label, pos_weight=logits.new_tensor(2.0))
+    weight = 1 + label + (VENTRICLE_WEIGHT - 1) * ((tissue == VENTRICLE)[:, None] & (label == 0))
+    entropy = F.binary_cross_entropy_with_logits(logits, label, weight=weight)
     probability = logits.sigmoid()
     dice = 1 - (2 * (probability * label).sum() + 1) / (probability.sum() + label.sum() + 1)
     return 4 * entropy + 0.3 * dice
+
+
+def tissue_loss(logits: Tensor, tissue: Tensor, label: Tensor) -> Tensor:
+    """
+    Cross entropy of the healthy tissues, which keeps false positives down (SynthStroke, MELBA 2025).
+
+    Args:
+        logits: ``(N, tissues, rows, columns)``.
+        tissue: ``(N, rows, columns)``, see `SimulatedSlices`.
+        label: ``(N, 1, rows, columns)``; what is lesion does not count.
+
+    Returns:
+        A scalar.
+    """
+    entropy = F.cross_entropy(logits, tissue.long(), reduction="none")
+    return (entropy * (label[:, 0] == 0)).mean()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -369,8 +428,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: the file.
 
     Returns:
-        ``network``, ``average`` (the network's tensors under ``module.``, and ``n_averaged``) and
-        ``optimizer``: state dicts; ``step``, ``slices`` and ``minutes``: how far it is.
+        ``network``, ``tissue_head``, ``average`` (the network's tensors under ``module.``, and
+        ``n_averaged``) and ``optimizer``: state dicts; ``step``, ``slices`` and ``minutes``: how far it is.
 
     Raises:
         WeightsError: if it is missing, damaged, or something else.
@@ -383,7 +442,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path} is damaged or no checkpoint of a pretraining: name another file, or move this one away."
         ) from error
-    wanted = {"network", "average", "optimizer", "step", "slices", "minutes"}
+    wanted = {"network", "tissue_head", "average", "optimizer", "step", "slices", "minutes"}
     if not isinstance(state, dict) or not wanted <= state.keys():
         raise WeightsError(
             f"{path} is no checkpoint of a pretraining (those hold {', '.join(sorted(wanted))}): "

@@ -8,10 +8,21 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from shared_nets.errors import ScanGeometryError, ScanNotFoundError, UnreadableScanError, UsageError
-from shared_nets.simulation import icbm_anatomy, scan_anatomy
-from shared_nets.simulation.anatomy import BRAIN_CENTRE_MM, CLOSENESS, CSF, FAR_MM, GREY, SCAN, WHITE
+from shared_nets.simulation import anatomy_of, icbm_anatomy, scan_anatomy
+from shared_nets.simulation.anatomy import (
+    BRAIN_CENTRE_MM,
+    CLOSENESS,
+    CSF,
+    FAR_MM,
+    GREY,
+    LEFT_VENTRICLE,
+    RIGHT_VENTRICLE,
+    SCAN,
+    WHITE,
+)
 from tests.simulation import heads
 
 
@@ -35,6 +46,38 @@ def test_padding_keeps_the_place_and_gives_distances() -> None:
         expected = voxels * heads.VOXEL_MM - heads.RADII_MM[0]
         at = depth[right[0] + voxels, right[1], right[2]].item()
         assert at == pytest.approx(expected, abs=heads.VOXEL_MM)
+
+
+def test_ventricles_are_found_on_their_side_with_distances() -> None:
+    anatomy = heads.brain()
+    fluid = anatomy.maps[CSF] == 1
+    for channel, sign in ((LEFT_VENTRICLE, -1), (RIGHT_VENTRICLE, 1)):
+        inside = anatomy.maps[channel] == FAR_MM
+        assert inside.sum() > 30  # 27 mm³ each
+        assert (fluid[inside]).all()
+        x = nib.affines.apply_affine(anatomy.affine, np.argwhere(inside.numpy()))[:, 0]
+        assert (sign * x >= 0).all()
+        # Next to the ventricle is one voxel away.
+        shell = torch.nn.functional.max_pool3d(inside[None].float(), 3, 1, 1)[0].bool() & ~inside
+        distance = FAR_MM - anatomy.maps[channel][shell]
+        assert distance.min() == pytest.approx(heads.VOXEL_MM)
+        assert distance.max() <= heads.VOXEL_MM * 3**0.5 + 1e-4
+
+
+def test_sulci_are_no_ventricles() -> None:
+    anatomy = heads.brain()
+    depth = FAR_MM - anatomy.maps[CLOSENESS]
+    sulci = (anatomy.maps[CSF] == 1) & (depth > -8)
+    assert sulci.any()
+    assert (anatomy.maps[LEFT_VENTRICLE][sulci] < FAR_MM).all()
+
+
+def test_a_brain_without_visible_ventricles_has_none() -> None:
+    tissues, affine = heads.tissue_maps()
+    tissues[WHITE] += tissues[CSF]
+    tissues[CSF] = 0
+    maps = anatomy_of("solid", tissues.sum(0), tissues, affine).maps
+    assert not maps[[LEFT_VENTRICLE, RIGHT_VENTRICLE]].any()
 
 
 def test_white_matter_is_one() -> None:

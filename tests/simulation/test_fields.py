@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from shared_nets.simulation.fields import plane_coordinates, rotation_matrix, sample, smooth_field, widen
+from shared_nets.simulation.fields import grown, plane_coordinates, rotation_matrix, sample, smooth_field
 
 
 def test_planes_have_their_spacing_and_centre_and_run_anterior_and_right() -> None:
@@ -66,20 +66,43 @@ def test_rotations_are_orthonormal_and_turn_x_to_y_to_z() -> None:
     np.testing.assert_allclose(rotation_matrix(np.array([90.0, 0, 90.0])) @ [0, 1, 0], [0, 0, 1], atol=1e-12)
 
 
-@pytest.mark.parametrize("amount", [0.0, 0.25, 0.5])
-def test_widening_magnifies_its_centre_and_leaves_what_is_far(amount: float) -> None:
-    centre, radii = np.array([14.0, 18.0, 8.0]), np.array([10.0, 12.0, 14.0])
-    middle = torch.tensor(centre, dtype=torch.float32)
-    near, far = middle + torch.tensor([0.1, 0, 0]), middle + torch.tensor([0.0, 80.0, 0])
-    assert torch.allclose(widen(middle, centre, radii, amount), middle)
-    assert (widen(near, centre, radii, amount) - middle)[0].item() == pytest.approx(
-        0.1 * (1 - amount), rel=1e-2
-    )
-    assert torch.allclose(widen(far, centre, radii, amount), far, atol=1e-4)
+FAR_MM = 24.0
 
 
-def test_widening_never_folds_space() -> None:
-    line = torch.zeros(400, 3)
-    line[:, 0] = torch.linspace(-60, 60, 400)
-    moved = widen(line, np.zeros(3), np.array([9.0, 9.0, 9.0]), 0.65)
-    assert (moved[1:, 0] > moved[:-1, 0]).all()
+def ball_closeness(radius_mm: float) -> tuple[torch.Tensor, np.ndarray]:
+    """24 mm less the distance from a ball about the origin, at 1 mm, and the affine."""
+    axis = np.arange(-45.0, 46.0)
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
+    closeness = FAR_MM - np.clip(radius - radius_mm, 0, FAR_MM)
+    affine = np.eye(4)
+    affine[:3, 3] = -45
+    return torch.from_numpy(closeness[None].astype(np.float32)), affine
+
+
+def a_line(first: float, last: float) -> torch.Tensor:
+    """A row of points along x, as the coordinates of a plane."""
+    line = torch.zeros(1, 1, 300, 3)
+    line[..., 0] = torch.linspace(first, last, 300)
+    return line
+
+
+@pytest.mark.parametrize("growth_mm", [0.0, 3.0, 8.0])
+def test_a_structure_grows_by_as_much_as_asked_and_leaves_what_is_far(growth_mm: float) -> None:
+    closeness, affine = ball_closeness(8.0)
+    line = a_line(0, 40)
+    moved = grown(line, closeness, affine, torch.full((1, 1, 300), growth_mm), FAR_MM)
+    radius = moved[0, 0, :, 0]
+    edge = line[0, 0, radius > 8.0, 0].min().item()
+    # d - g (1 - d / 24)² = 0 at the new edge, d beyond the old one.
+    expected = 8 + np.roots([growth_mm / FAR_MM**2, -(2 * growth_mm / FAR_MM + 1), growth_mm]).real.min()
+    assert edge == pytest.approx(expected if growth_mm else 8, abs=0.5)
+    far = line[0, 0, :, 0] > 8 + FAR_MM
+    assert torch.equal(moved[0, 0, far], line[0, 0, far])
+
+
+def test_growth_never_folds_space() -> None:
+    closeness, affine = ball_closeness(6.0)
+    moved = grown(a_line(4, 40), closeness, affine, torch.full((1, 1, 300), 11.0), FAR_MM)
+    outside = moved[0, 0, moved[0, 0, :, 0] > 6.5, 0]
+    assert (outside[1:] > outside[:-1]).all()
+    assert outside[-1] == pytest.approx(40)

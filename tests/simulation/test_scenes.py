@@ -69,3 +69,21 @@ def test_brains_differ_in_size_but_stay_brains() -> None:
     assert np.mean(areas) == pytest.approx(expected, rel=0.1)
     assert 0.03 < np.std(areas) / expected < 0.25
     assert torch.tensor(areas).min() > 0.6 * expected
+
+
+def test_beside_a_large_lesion_the_ventricle_is_wider_than_on_the_other_side() -> None:
+    lesion = [heads.unmoved(heads.ball(18.0, centre=(40.0, -18.0, 5.0)))]  # 24 mL, right
+    beside, opposite = 0.0, 0.0
+    for seed in range(40):
+        scene = build_scene(np.random.default_rng(seed), ANATOMY, lesion, (56, 48), 4.0)
+        columns = scene.lesion.sum((0, 1))
+        halves = scene.ventricle[..., :24].mean().item(), scene.ventricle[..., 24:].mean().item()
+        right = int(columns[24:].sum() > columns[:24].sum())  # brains are mirrored half of the time
+        beside, opposite = beside + halves[right], opposite + halves[1 - right]
+    assert beside > 1.1 * opposite > 0
+
+
+def test_ventricles_are_fluid() -> None:
+    for seed in range(10):
+        scene = build_scene(np.random.default_rng(seed), ANATOMY, [], (56, 48), 4.0)
+        assert (scene.tissues[0][scene.ventricle == 1] > 0.5).all()

@@ -38,6 +38,8 @@ def test_slices_have_their_shape_and_range(paint: Paint, channels: int) -> None:
         assert item["image"].min() >= 0
         assert item["image"].max() <= 1
         assert set(item["label"].unique().tolist()) <= {0.0, 1.0}
+        assert item["tissue"].shape == (48, 40)
+        assert set(item["tissue"].unique().tolist()) <= set(range(5))
 
 
 def test_the_same_seed_gives_the_same_slices_and_another_seed_others() -> None:

@@ -27,17 +27,24 @@ from shared_nets.training.pretrain import (
     export_average,
     read_checkpoint,
     schedule,
+    tissue_loss,
     train,
     training_masks,
 )
 from tests.simulation import heads
 
 
-class Tiny(nn.Sequential):
+class Tiny(nn.Module):
     """A network of a few weights, with batch-norm statistics."""
 
     def __init__(self) -> None:
-        super().__init__(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.conv(x)).relu())
 
 
 def recipe(network: type[nn.Module] = Tiny) -> Recipe:
@@ -73,9 +80,14 @@ def test_training_runs_through_its_stages_resumes_and_exports(tmp_path: Path) ->
 
 
 def test_a_run_goes_on_exactly_where_it_was_saved(tmp_path: Path) -> None:
-    batch = {"image": torch.rand(2, 1, 16, 16), "label": torch.rand(2, 1, 16, 16).round()}
+    batch = {
+        "image": torch.rand(2, 1, 16, 16),
+        "label": torch.rand(2, 1, 16, 16).round(),
+        "tissue": torch.randint(5, (2, 16, 16), dtype=torch.uint8),
+    }
     whole, before, after = (Run(recipe()) for _ in range(3))
     before.network.load_state_dict(whole.network.state_dict())
+    before.tissue_head.load_state_dict(whole.tissue_head.state_dict())
     before.average.load_state_dict(whole.average.state_dict())
     for _ in range(4):
         whole.step(batch, 0.1)
@@ -104,7 +116,7 @@ def test_exported_weights_fit_the_network_in_half_precision(tmp_path: Path) -> N
 
 def test_exported_statistics_are_those_of_the_averaged_weights(tmp_path: Path) -> None:
     run = Run(recipe())
-    norm = run.average.module[1]
+    norm = run.average.module.norm
     norm.running_mean += 1000  # an average of other networks' statistics, which fits none
     run.save(tmp_path / "tiny.ckpt")
     export_average(
@@ -114,8 +126,8 @@ def test_exported_statistics_are_those_of_the_averaged_weights(tmp_path: Path) -
     slices = SimulatedSlices([heads.brain()], [heads.ball()], t1_contrast, (48, 48), 4.0, seed=7)
     images = torch.stack([case["image"] for case in islice(iter(slices), 16)])
     with torch.no_grad():
-        seen = network[0](images)
-    torch.testing.assert_close(network[1].running_mean, seen.mean((0, 2, 3)), rtol=0.3, atol=0.05)
+        seen = network.conv(images)
+    torch.testing.assert_close(network.norm.running_mean, seen.mean((0, 2, 3)), rtol=0.3, atol=0.05)
 
 
 def test_the_learning_rate_warms_up_and_ends_low() -> None:
@@ -126,12 +138,40 @@ def test_the_learning_rate_warms_up_and_ends_low() -> None:
 
 
 def test_the_loss_is_least_for_the_truth_and_hand_computed() -> None:
-    label = torch.tensor([[[[1.0, 0.0]]]])
-    right, none, wrong = (detection_loss(20 * sign * (2 * label - 1), label).item() for sign in (1, 0, -1))
+    label, white = torch.tensor([[[[1.0, 0.0]]]]), torch.full((1, 1, 2), 3)
+    right, none, wrong = (
+        detection_loss(20 * sign * (2 * label - 1), label, white).item() for sign in (1, 0, -1)
+    )
     assert right == pytest.approx(0, abs=1e-4)
     assert right < none < wrong
     # p = 1/2: entropy (2 ln 2 + ln 2) / 2, Dice 1 - (2 · 0.5 + 1) / (1 + 1 + 1).
     assert none == pytest.approx(4 * 1.5 * 0.693147 + 0.3 / 3, abs=1e-4)
+
+
+def test_ventricles_count_four_times_and_lesions_in_them_as_lesions() -> None:
+    label, ventricle = torch.tensor([[[[1.0, 0.0]]]]), torch.full((1, 1, 2), 4)
+    # (2 ln 2 + 4 ln 2) / 2.
+    expected = 4 * 3 * 0.693147 + 0.3 / 3
+    assert detection_loss(0 * label, label, ventricle).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_tissues_under_a_lesion_are_not_learned() -> None:
+    logits = torch.zeros(1, 5, 1, 2, requires_grad=True)
+    label, tissue = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[2, 3]]], dtype=torch.uint8)
+    loss = tissue_loss(logits, tissue, label)
+    assert loss.item() == pytest.approx(1.609438 / 2, abs=1e-5)  # ln 5 for one pixel of two
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad[..., 0].any()
+    assert logits.grad[0, 3, 0, 1] < 0
+
+
+def test_training_goes_on_from_weights_and_refuses_those_that_do_not_fit(tmp_path: Path) -> None:
+    torch.save(Run(recipe()).network.state_dict(), tmp_path / "model.pt")
+    one, other = (Run(recipe(), tmp_path / "model.pt").network.state_dict() for _ in range(2))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+    with pytest.raises(WeightsError, match=r"model\.pt"):
+        Run(recipe(XNet), tmp_path / "model.pt")
 
 
 def test_every_fifth_mask_is_kept_for_testing(tmp_path: Path) -> None:
