@@ -153,6 +153,57 @@ def table(
     print(f"Wrote {stem}.md and {stem}.csv")
 
 
+def finetune(
+    data: Data,
+    model: Annotated[Model, typer.Option(help="The bundle.")],
+    output: Output,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="Weights to start from; the bundle's own by default.")
+    ] = None,
+    frozen: Annotated[
+        list[str] | None,
+        typer.Option(help="Part that is not trained: encoder, translation, batch_norm. Repeatable."),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of the optimiser.")] = 1e-4,
+    fold: Annotated[int, typer.Option(min=0, help="The fold that validates.")] = 0,
+    recipe: Recipe = None,
+    setting: Setting = None,
+    bundle: Annotated[Path | None, typer.Option(help="Another bundle folder.")] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """
+    Fine-tune weights on your cases, and tell how they do on those held out, before and after.
+
+    Stopped at any moment, the same command goes on. The weights are foldN/models/model.pt in OUTPUT: the
+    best epoch on the held-out cases, which flatters a little.
+    """
+    tell_errors_in_words(debug)
+    try:
+        folder = bundle_folder(model.value, bundle)
+        recipes, settings = recipe_files(folder, recipe), parse_settings(setting)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    import pandas as pd
+
+    from shared_nets.experiments.crossvalidation import Experiment
+    from shared_nets.experiments.tables import OVERLAPS, paired_p
+
+    start = pretrained or folder / "models" / "model.pt"
+    tuned = {"pretrained": str(start), "frozen": frozen or [], "learning_rate": learning_rate}
+    silent = {"quiet": quiet, "debug": debug}
+    tuning = Experiment(folder, data, output, recipes, tuned | settings, "best", silent)
+    tuning.check_settings()
+    before = pd.read_csv(tuning.evaluate(fold, start, "before")).set_index("scan")
+    tuning.train(fold)
+    after = pd.read_csv(tuning.evaluate(fold, None, "after")).set_index("scan")
+    print(f"Mean over {len(after)} held-out cases, before and after:")
+    for key in OVERLAPS:
+        print(f"  {key:<10} {before[key].mean():.3f}  {after[key].mean():.3f}")
+    print(f"Dice: p = {paired_p(after['dice'], before['dice']):.2g} (Wilcoxon's signed-rank test)")
+    print(f"Weights: {(output / f'fold{fold}' / 'models' / 'model.pt').resolve()}")
+
+
 TITLES = {
     Comparison.ablation: "U-Net, ResUNet and X-Net with and without the Feature Similarity Module",
     Comparison.comparison: "Networks compared on T1-weighted slices",

@@ -130,7 +130,7 @@ def lesion_ml(item: Item) -> float:
     """
     scan = str(next(path for path in as_list(item["image"]) if path))
     try:
-        header = nib.load(scan)  # type: ignore[attr-defined]  # nibabel's stubs
+        header: Any = nib.load(scan)
         shape = header.shape[:3]
     except Exception as error:
         raise UnreadableScanError(f"{scan} cannot be read: copy or convert the scan again.") from error

@@ -62,8 +62,8 @@ class Experiment:
         parts = []
         for fold in read_folds(self.data) if folds is None else folds:
             table = self.fold_folder(fold) / "evaluation" / "metrics.csv"
-            finished = table.with_name("summary.csv")  # written when all cases have been evaluated
-            if not finished.is_file():
+            # The summary is written when all cases have been evaluated.
+            if not table.with_name("summary.csv").is_file():
                 self.train(fold)
                 self.evaluate(fold)
             parts.append(pd.read_csv(table).assign(fold=fold))
@@ -116,21 +116,32 @@ class Experiment:
         }
         write_bytes(folder / "trained.json", json.dumps(trained).encode())
 
-    def evaluate(self, fold: int) -> None:
-        """Evaluate one fold's weights on its validation cases; a case that fails is a row of the table."""
+    def evaluate(self, fold: int, weights: Path | None = None, name: str = "evaluation") -> Path:
+        """
+        Evaluate weights on a fold's validation cases; a case that fails is a row of the table.
+
+        Args:
+            fold: which.
+            weights: the file; by default what the fold's training left.
+            name: of the folder for the table.
+
+        Returns:
+            The table.
+        """
         folder = self.fold_folder(fold)
-        weights = "model.pt" if self.weights == "best" else "last.safetensors"
+        trained = folder / "models" / ("model.pt" if self.weights == "best" else "last.safetensors")
         workflow = self.workflow(
             ["train.json", "evaluate.json"],
             fold,
-            output_dir=str(folder / "evaluation"),
-            weights=str(folder / "models" / weights),
+            output_dir=str(folder / name),
+            weights=str(weights or trained),
         )
         try:
             run(workflow)
         except SystemExit:  # failed cases have been told, and are rows
-            if not (folder / "evaluation" / "summary.csv").is_file():
+            if not (folder / name / "summary.csv").is_file():
                 raise
+        return folder / name / "metrics.csv"
 
     def workflow(self, configs: Sequence[str], fold: int, **settings: Any) -> ConfigWorkflow:
         """The bundle's workflow for one fold; the recipes lie between train.json and evaluate.json."""

@@ -30,7 +30,7 @@ def prepared(network: Network, device: torch.device | str, half: bool = False) -
                 logits: torch.Tensor = forward(*inputs)
             return logits.float()
 
-        network.forward = in_half  # type: ignore[method-assign]
+        network.forward = in_half
     return network
 
 
