@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from shared_nets.errors import UsageError
 from shared_nets.simulation.anatomy import BRAIN_CENTRE_MM, CSF, GREY, WHITE, Anatomy
+from shared_nets.simulation.artefacts import with_artefacts
 from shared_nets.simulation.fields import plane_coordinates, rotation_matrix
 from shared_nets.simulation.lesions import LesionShape, PlacedLesion, place, random_ellipsoid
 from shared_nets.simulation.scenes import Scene, build_scene, scene_at
@@ -85,6 +86,7 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
         scene = build_scene(rng, anatomy, lesions, self.shape, self.spacing)
         image, label = self.paint(rng, scene)
         image, label = image.mean(1), (label.mean(0) > 0.5).float()  # a thick slice is the mean of its planes
+        image = with_artefacts(rng, image)
         tissue = _most(scene)
         if rng.random() < 0.5:
             image, label, tissue = image.flip(-1), label.flip(-1), tissue.flip(-1)
@@ -112,6 +114,7 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
         rotation = rotation_matrix(rng.normal(0, 5, 3))
         coordinates = plane_coordinates(self.shape, self.spacing, centre, rotation, offsets)
         image, label = self.paint(rng, scene_at(rng, anatomy, lesions, coordinates))
+        image = torch.stack([with_artefacts(rng, image[:, z]) for z in range(slices)], dim=1)
         affine = np.eye(4)
         affine[:3, :3] = rotation @ np.diag([self.spacing, self.spacing, thickness])
         affine[:3, 3] = coordinates[0, 0, 0].numpy()
