@@ -4,13 +4,14 @@
 # make reliability       run the tests of docs/reliability.md and write its tables anew
 # make reliability-long  the same with the longer runs
 # make test-monailabel   the bundles in MONAI Label's own server, in an environment of its own
+# make test-elsewhere    federated learning and tracking
 # make test-release      the released archives in an environment with nothing but what they declare
 
 PYTHON ?= python3
 BIN = .venv/bin
 BUNDLE = $(BIN)/python -W ignore -m monai.bundle run --config_file
 
-.PHONY: demo test lint reliability reliability-long test-monailabel test-release clean
+.PHONY: demo test lint reliability reliability-long test-monailabel test-release test-elsewhere clean
 
 demo: .venv/installed
 	rm -rf demo/output
@@ -42,6 +43,9 @@ test-monailabel: .venv-monailabel/installed
 
 test-release: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/release
+
+test-elsewhere: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/bundles/test_federated.py tests/bundles/test_tracking.py
 
 .venv-monailabel/installed: pyproject.toml constraints.txt tests/annotation/requirements.txt
 	$(PYTHON) -m venv .venv-monailabel

@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 import stat
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -77,6 +78,11 @@ def requirements() -> list[str]:
     unpacked = PACKAGE.with_name(REQUIREMENTS)  # in an archive
     if unpacked.is_file():
         return unpacked.read_text().splitlines()
+    project = PACKAGE.with_name("pyproject.toml")  # in a clone, where what is installed may be older
+    if project.is_file() and sys.version_info >= (3, 11):
+        import tomllib
+
+        return sorted(tomllib.loads(project.read_text())["project"]["dependencies"])
     return sorted(line for line in requires("shared_nets") or [] if "extra ==" not in line)
 
 

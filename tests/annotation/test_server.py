@@ -23,9 +23,11 @@ import numpy as np
 import pytest
 import torch
 
+from shared_nets.errors import own_error
 from tests.commands import bundle, strokeseg
 from tests.conftest import NETWORKS
 from tests.heads import affine, head, lesion_mask, write
+from tests.release.test_versions import of_version
 
 pytest.importorskip("monailabel", reason="`make test-monailabel` installs MONAI Label")
 nrrd = pytest.importorskip("nrrd")
@@ -154,6 +156,16 @@ def source(studies: Path, scan: str, tmp_path: Path) -> Path:
     shutil.copy(studies / "pair.nii.gz", folder / "pair_0000.nii.gz")
     shutil.copy(studies / "flair" / "pair.nii.gz", folder / "pair_0001.nii.gz")
     return folder
+
+
+def test_a_bundle_of_another_version_is_refused(bundles: Mapping[str, Path], tmp_path: Path) -> None:
+    """By MONAI Label's own task, which would take any: the server ends with our sentence."""
+    from monailabel.tasks.infer.bundle import BundleInferTask
+
+    folder = of_version(bundles["xnet"], "9.0.0", tmp_path / "xnet_bundle")
+    with pytest.raises(Exception, match="check_version") as caught:
+        BundleInferTask(str(folder), {})
+    assert "made for shared_nets 9.0.0" in str(own_error(caught.value))
 
 
 # ---- the server's tests run in this order: the last ones train ----

@@ -115,6 +115,7 @@ def test_an_unpacked_archive_segments_with_its_own_package(release: Path, tmp_pa
 # Names of packages whose modules are called otherwise.
 MODULES = {
     "connected-components-3d": "cc3d",
+    "pyyaml": "yaml",
     "pytorch-ignite": "ignite",
     "scikit-image": "skimage",
 }
