@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,30 @@ def test_monai_exports_onnx(name: str, arguments: tuple[object, ...], tmp_path: 
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
     made = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(made), expected, rtol=1e-4, atol=1e-4)
+
+
+@both
+def test_the_card_is_in_the_zoos_order(name: str) -> None:
+    folder = ROOT / f"{name}_bundle" / "docs"
+    card = (folder / "README.md").read_text()
+    assert re.findall(r"^## (.+)$", card, flags=re.MULTILINE) == [
+        "Overview",
+        "Data",
+        "Training",
+        "Memory and speed",
+        "Input",
+        "Output",
+        "Performance",
+        "Commands",
+        "Limits",
+        "References",
+        "Licence",
+    ]
+    assert "not a medical device" in card.split("## ")[0]
+    performance = card.split("## Performance")[1].split("## Commands")[0]
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", performance)
+    assert pictures
+    assert all((folder / picture).is_file() for picture in pictures)
 
 
 # ---- properties ----
