@@ -52,6 +52,20 @@ def test_from_a_datasets_folder_to_a_table(
     assert "dice" in done.out
 
 
+@long
+def test_cnn_res_papers_recipe_from_data_to_table(bundles: Folders, trees: Folders, tmp_path: Path) -> None:
+    """One-channel samples, in evaluation too: every case twice."""
+    done = strokeseg(
+        "experiment", trees["cnnres"], "--model", "cnnres", "--bundle", bundles["cnnres"], "--quiet",
+        "--output", tmp_path, "--recipe", "paper_train.json", "--scoring", "paper", "--fold", "0",
+        "--set", "max_epochs=1", "--set", "slices_per_scan=2", "--set", "window=[32, 32]",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    names = sorted(pd.read_csv(tmp_path / "metrics.csv")["scan"])
+    assert [name.split("_")[-1] for name in names] == ["DWI", "FLAIR"]
+    assert "By the cnnres paper's rules" in done.out
+
+
 def test_a_run_repeated_has_the_same_losses(bundles: Folders, trees: Folders, tmp_path: Path) -> None:
     """The same seed on the same CPU: loss by loss, and weight by weight."""
     losses = []
