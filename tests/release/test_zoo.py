@@ -187,7 +187,7 @@ def workflow(folder: Path, files: tuple[str, ...], data: Path, output: Path) -> 
         dataset_dir=str(data),
         output_dir=str(output),
         quiet=True,
-        **({} if files == ("inference",) else {"cache_num": 0}),
+        **({} if files == ("inference",) else {"cache_gb": 0}),
     )
 
 
@@ -236,13 +236,21 @@ def test_what_is_set_is_what_runs(trees: Folders, bundles: Folders, tmp_path: Pa
     network = NETWORKS[name]()
     flow.max_epochs = 3
     flow.network_def = network
-    flow.train_dataset_data = [{"image": "mine.nii.gz", "label": "mine_mask.nii.gz"}]
+    ending = "" if name == "xnet" else "_0000"
+    folder = trees[name]
+    chosen = [
+        {
+            "image": str(folder / "imagesTr" / f"case2{ending}.nii.gz"),
+            "label": str(folder / "labelsTr" / "case2.nii.gz"),
+        }
+    ]
+    flow.train_dataset_data = chosen
     flow.train_handlers = []
     flow.device = "cpu"
     flow.initialize()
     assert flow.trainer.state.max_epochs == 3
     assert flow.trainer.network is network
-    assert flow.train_dataset.data == flow.train_dataset_data
+    assert flow.train_dataset_data == chosen
     flow = workflow(bundles[name], ("inference",), trees[name], tmp_path)
     flow.dataset_dir = str(trees[name] / "imagesTs")
     flow.bundle_root = str(bundles[name])
