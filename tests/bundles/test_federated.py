@@ -59,6 +59,8 @@ def client(folder: Path, data: Path, output: Path, name: str, settings: Mapping[
         "output_dir": str(output / name),
         "quiet": True,
         "device": "cpu",
+        # Rounds are short: no early stop, no schedule, which would wait for a run of their own.
+        "validate#handlers": [],
     }
     algo = MonaiAlgo(
         bundle_root=str(folder),
