@@ -1,12 +1,14 @@
 # make demo   install into .venv and segment a real scan with each bundle
 # make test   install and run the whole test suite
 # make lint   ruff and mypy
+# make reliability       run the tests of docs/reliability.md and write its tables anew
+# make reliability-long  the same with the longer runs
 
 PYTHON ?= python3
 BIN = .venv/bin
 BUNDLE = $(BIN)/python -W ignore -m monai.bundle run --config_file
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint reliability reliability-long clean
 
 demo: .venv/installed
 	rm -rf demo/output
@@ -23,6 +25,14 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+RELIABILITY = $(BIN)/python -m pytest --reliability-table=docs/reliability.md -m
+
+reliability: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(RELIABILITY) "reliability and not long"
+
+reliability-long: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(RELIABILITY) reliability
 
 # torch first and alone: its version decides which build of it pip takes.
 .venv/installed: pyproject.toml constraints.txt

@@ -61,6 +61,8 @@ def reason(error: OSError) -> str:
         return "there is no space left; free some, or choose another output folder."
     if error.errno in _NO_PERMISSION:
         return "there is no permission; choose another output folder."
+    if error.errno == errno.ENAMETOOLONG:
+        return "its name is too long; give the scan, or the output folder, a shorter one."
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return "a file stands where a folder is needed; choose another output folder."
     if error.errno == errno.EISDIR:

@@ -10,7 +10,7 @@ between its two marks.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ KINDS = (
     "Longer runs",
 )
 START, END = "<!-- made by make reliability: start -->\n", "<!-- made by make reliability: end -->\n"
+HEADER = ("| what is done | what is promised | what happened |", "| --- | --- | --- |")
 RESULT = {"passed": "", "failed": "**Broken promise.** ", "skipped": "Not tried here: "}
 
 
@@ -89,33 +90,42 @@ class TableWriter:
                 text = report.longrepr[2].removeprefix("Skipped: ")
             self.rows.setdefault((row[0], row[1], row[2]), []).append((number, report.outcome, text))
 
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        """A row that was left out this time (a longer run) stays as it was."""
+        for item in items:
+            for name, value in item.user_properties:
+                if name == "reliability":
+                    *row, number = value
+                    self.rows.setdefault((row[0], row[1], row[2]), []).append((number, "left out", ""))
+
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.rows and not hasattr(session.config, "workerinput"):
             old = self.file.read_text() if self.file.exists() else START + END
-            self.file.write_text(laid_in(old, table(self.rows)))
+            self.file.write_text(laid_in(old, table(self.rows, old.splitlines())))
 
 
-def table(rows: dict[tuple[str, str, str], list[tuple[int, str, str]]]) -> str:
-    """A heading and a Markdown table for each kind of row."""
+def table(rows: dict[tuple[str, str, str], list[tuple[int, str, str]]], before: Sequence[str] = ()) -> str:
+    """A heading and a Markdown table for each kind of row; rows left out as they stand in ``before``."""
     lines: list[str] = []
     for kind in KINDS:
         mine = sorted((min(tries), row, tries) for row, tries in rows.items() if row[0] == kind)
-        if not mine:
-            continue
-        lines += [
-            f"### {kind}",
-            "",
-            "| what is done | what is promised | what happened |",
-            "| --- | --- | --- |",
-        ]
+        if mine:
+            lines += ["", f"### {kind}", "", *HEADER]
         for _, (_, done, promise), tries in mine:
-            worst = max(tries, key=lambda one: ("passed", "skipped", "failed").index(one[1]))
-            _, outcome, text = worst if worst[1] != "passed" else min(tries)
-            text = text or ("As promised." if outcome == "passed" else "")
-            count = f" ({len(tries)} variants)" if len(tries) > 1 else ""
-            lines.append("| " + " | ".join(map(cell, (done, promise, RESULT[outcome] + text + count))) + " |")
-        lines.append("")
-    return "\n".join(lines)
+            start = f"| {cell(done)} | {cell(promise)} | "
+            told = [line for line in before if line.startswith(start)] or [f"{start}Not run yet. |"]
+            lines += (
+                told[:1] if any(one[1] == "left out" for one in tries) else [f"{start}{outcome_of(tries)} |"]
+            )
+    return "\n".join([*lines[1:], ""])
+
+
+def outcome_of(tries: Sequence[tuple[int, str, str]]) -> str:
+    """What happened in one try or in several variants: the worst of them, else the first."""
+    worst = max(tries, key=lambda one: ("passed", "skipped", "failed").index(one[1]))
+    _, outcome, text = worst if worst[1] != "passed" else min(tries)
+    text = text or ("As promised." if outcome == "passed" else "")
+    return cell(RESULT[outcome] + text) + (f" ({len(tries)} variants)" if len(tries) > 1 else "")
 
 
 def cell(text: str) -> str:

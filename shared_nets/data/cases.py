@@ -587,9 +587,7 @@ def _split(pool: dict[str, list[Case]], section: Section, fold: int | None, seed
     training = pool.get("training", [])
     has_folds = any("fold" in case for case in training)
     if "validation" in pool and (fold is None or not has_folds):
-        both = {subject_of(c) for c in training} & {subject_of(c) for c in pool["validation"]}
-        if both:
-            logger.warning("The same subjects train and validate, so scores flatter: %s", _few(sorted(both)))
+        _tell_shared_subjects(training, pool["validation"])
         return pool.get(section, [])
     wanted = 0 if fold is None else fold
     if has_folds:
@@ -602,7 +600,17 @@ def _split(pool: dict[str, list[Case]], section: Section, fold: int | None, seed
     else:
         held_out = _held_out([subject_of(case) for case in training], wanted, seed)
         held = [subject_of(case) in held_out for case in training]
-    return [case for case, out in zip(training, held, strict=True) if out == (section == "validation")]
+    parts: tuple[list[Case], list[Case]] = ([], [])
+    for case, out in zip(training, held, strict=True):
+        parts[out].append(case)
+    _tell_shared_subjects(*parts)
+    return parts[section == "validation"]
+
+
+def _tell_shared_subjects(training: list[Case], validation: list[Case]) -> None:
+    both = {subject_of(case) for case in training} & {subject_of(case) for case in validation}
+    if both:
+        logger.warning("The same subjects train and validate, so scores flatter: %s", _few(sorted(both)))
 
 
 def subject_of(case: Case) -> str:

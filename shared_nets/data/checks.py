@@ -41,6 +41,8 @@ HEAD_MM = ((75.0, 230.0), (85.0, 270.0), (0.0, 330.0))
 # What the middle four fifths of a head's intensities span, relative to their median: 0.8 and more in T1, T2,
 # FLAIR and DWI. A uniform phantom's span is that of its noise and of the coil.
 LEAST_CONTRAST = 0.4
+# One patient's head in two scans: measured within 10 %; skull-stripped against not, within 30 %.
+HEADS_APART = 4 / 3
 # Echo times in seconds: longer than any T1w's, shorter than any DWI's or FLAIR's. Inversion of a FLAIR.
 T1_LONGEST_ECHO = 0.04
 FLAIR_SHORTEST_INVERSION = 1.2
@@ -66,8 +68,10 @@ def check_file(path: str) -> None:
         raise ScanNotFoundError(
             f"{path} is a link to a file that is not there: restore the file it points to."
         )
-    if not os.path.isfile(path):
+    if os.path.isdir(path):
         raise UnreadableScanError(f"{path} is a folder, not a file: name the NIfTI file.")
+    if not os.path.isfile(path):
+        raise UnreadableScanError(f"{path} is a pipe or device, not a regular file: name the NIfTI file.")
     try:
         with open(path, "rb") as stream:
             start = stream.read(352)
@@ -304,13 +308,7 @@ def check_head(array: NDArray[Any], affine: NDArray[Any], path: str) -> None:
         ScanWarning: if the largest object is too small or large for a head (another organ, the spine), or all
             of one brightness (a phantom).
     """
-    # Every few voxels suffice to see a head.
-    steps = [max(1, round(4.0 / size)) for size in voxel_sizes(affine)]
-    coarse = array[tuple(slice(None, None, step) for step in steps)]
-    to_mm = affine @ np.diag([*steps, 1])
-    image = MetaTensor(torch.from_numpy(coarse[None].copy()), affine=torch.from_numpy(to_mm))
-    head = head_mask(image)[0].numpy()
-    extent = np.ptp(apply_affine(to_mm, np.argwhere(head)), axis=0)
+    coarse, head, extent = _find_head(array, affine)
     if any(not low <= size <= high for size, (low, high) in zip(extent, HEAD_MM, strict=True)):
         warn_of_scan(
             f"{path} shows an object of {'×'.join(f'{e:.0f}' for e in extent)} mm (left-right, front-back, "
@@ -322,6 +320,49 @@ def check_head(array: NDArray[Any], affine: NDArray[Any], path: str) -> None:
         warn_of_scan(
             f"{path} shows an object of nearly one brightness, like a phantom: check that it is a scan of "
             f"the brain."
+        )
+
+
+def _find_head(
+    array: NDArray[Any], affine: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[Any]]:
+    """Every few voxels of a scan (they suffice to see a head), which are head, and its extent in mm (RAS)."""
+    steps = [max(1, round(4.0 / size)) for size in voxel_sizes(affine)]
+    coarse = np.ascontiguousarray(array[tuple(slice(None, None, step) for step in steps)])
+    to_mm = affine @ np.diag([*steps, 1])
+    image = MetaTensor(torch.from_numpy(coarse[None]), affine=torch.from_numpy(to_mm))
+    head = head_mask(image)[0].numpy()
+    return coarse, head, np.ptp(apply_affine(to_mm, np.argwhere(head)), axis=0)
+
+
+def check_same_head(
+    array: NDArray[Any],
+    affine: NDArray[Any],
+    path: str,
+    other: NDArray[Any],
+    other_affine: NDArray[Any],
+    name: str,
+) -> None:
+    """
+    Warn when two scans show heads of two sizes.
+
+    Args:
+        array: (X, Y, Z), the reference (DWI).
+        affine: (4, 4), voxel to RAS mm.
+        path: its file.
+        other: (X, Y, Z), the scan to bring there (FLAIR).
+        other_affine: (4, 4), voxel to RAS mm.
+        name: its file.
+
+    Warns:
+        ScanWarning: if one is a third wider or longer than the other. From foot to head coverage differs.
+    """
+    ours, theirs = (_find_head(*scan)[2] for scan in ((array, affine), (other, other_affine)))
+    if (np.maximum(ours, theirs)[:2] > HEADS_APART * np.minimum(ours, theirs)[:2]).any():
+        sizes = [f"{size[0]:.0f}×{size[1]:.0f}" for size in (ours, theirs)]
+        warn_of_scan(
+            f"{path} and {name} show heads of {sizes[0]} and {sizes[1]} mm: check that both are of one "
+            f"patient."
         )
 
 

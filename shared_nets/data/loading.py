@@ -34,6 +34,7 @@ from shared_nets.data.checks import (
     check_intensities,
     check_overlap,
     check_same_grid,
+    check_same_head,
     is_nifti,
 )
 from shared_nets.data.formats import Scan, as_nifti, is_other_format, scan_name
@@ -124,7 +125,9 @@ class LoadScand(MapTransform):
             return np.zeros_like(scan.array)
         moving = read_scan(second)
         check_contrast(moving.path, self.modalities[1])
-        return resample_to(moving, scan)
+        resampled = resample_to(moving, scan)
+        check_same_head(scan.array[0], scan.affine, scan.path, moving.array[0], moving.affine, moving.path)
+        return resampled
 
     def _files(self, image: Any) -> tuple[Scan | None, Scan | None]:
         """The files or images in memory of the first and second modality."""

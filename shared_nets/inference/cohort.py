@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -460,9 +461,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _concerns_all(error: StrokeSegError) -> bool:
-    """Whether every further scan would fail alike; a folder in the place of one scan's file does not."""
+    """Whether every further scan would fail alike; a folder in one file's place or its long name does not."""
     if isinstance(error, OutputError):
-        return not isinstance(error.__cause__, IsADirectoryError)
+        return getattr(error.__cause__, "errno", None) not in (errno.EISDIR, errno.ENAMETOOLONG)
     return isinstance(error, WeightsError)
 
 

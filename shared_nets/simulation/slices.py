@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from shared_nets.errors import UsageError
 from shared_nets.simulation.anatomy import CSF, GREY, WHITE, Anatomy
+from shared_nets.simulation.artefacts import with_artefacts
 from shared_nets.simulation.lesions import LesionShape, PlacedLesion, place, random_ellipsoid
 from shared_nets.simulation.scenes import Scene, build_scene
 
@@ -83,6 +84,7 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
         scene = build_scene(rng, anatomy, lesions, self.shape, self.spacing)
         image, label = self.paint(rng, scene)
         image, label = image.mean(1), (label.mean(0) > 0.5).float()  # a thick slice is the mean of its planes
+        image = with_artefacts(rng, image)
         tissue = _most(scene)
         if rng.random() < 0.5:
             image, label, tissue = image.flip(-1), label.flip(-1), tissue.flip(-1)

@@ -6,13 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared_nets.simulation.anatomy import CSF
+from shared_nets.simulation.anatomy import CSF, WHITE
 from shared_nets.simulation.appearance import atrophied, blur, closed, scanned, surrounded, white_matter_spots
 from shared_nets.simulation.fields import smooth_field
 from shared_nets.simulation.scenes import Scene
 
 TEMPLATE_LEVELS = (0.3, 0.72, 1.0)
 """CSF, grey and white matter in the anatomies' own T1 scans, white matter being 1."""
+CAVUM_MM = (0.0, 6.0, 12.0)
+CAVUM_RADII_MM = (4.0, 16.0, 6.0)
+"""Cavum septi pellucidi: between the frontal horns in MNI space."""
 
 
 def t1_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tensor]:
@@ -41,6 +44,9 @@ def t1_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tensor]
     if rng.random() <= 0.4:
         healthy = healthy + white_matter_spots(rng, scene) * (grey - healthy) * rng.uniform(0.3, 1.1)
 
+    if rng.random() < 0.3:
+        healthy = healthy + _harmless_fluid(rng, scene) * (csf - healthy)
+
     image = _with_lesion(rng, scene, healthy, csf, grey)
     label = _visible_lesion(scene, (healthy - image) / (1 - csf), tissues[CSF])
     image = surrounded(rng, scene, image, scalp=(0.7, 1.6), skull=(0.03, 0.35), fluid=csf)
@@ -60,6 +66,16 @@ def _drawn_tissue(rng: np.random.Generator, scene: Scene, tissues: Tensor, csf: 
     # What tissue fractions do not tell: deep nuclei, cerebellum.
     expected = (scene.tissues * torch.tensor(TEMPLATE_LEVELS)[:, None, None, None]).sum(0)
     return (tissues * levels).sum(0) + (scene.scan - expected) * scene.brain * rng.uniform(0, 0.8)
+
+
+def _harmless_fluid(rng: np.random.Generator, scene: Scene) -> Tensor:
+    """Wide perivascular spaces, dots of fluid in white matter; sometimes a cavum between the ventricles."""
+    dots = torch.sigmoid((smooth_field(rng, scene.coordinates, 3.0)[0] - rng.uniform(1.6, 2.4)) * 6)
+    fluid = dots * scene.tissues[WHITE] * rng.uniform(0.3, 1)
+    if rng.random() < 0.2:
+        offset = (scene.coordinates - torch.tensor(CAVUM_MM)) / torch.tensor(CAVUM_RADII_MM)
+        fluid = fluid + torch.sigmoid((1 - offset.square().sum(-1).sqrt()) * 6) * scene.brain
+    return fluid.clip(0, 1)
 
 
 def _with_lesion(rng: np.random.Generator, scene: Scene, healthy: Tensor, csf: float, grey: float) -> Tensor:

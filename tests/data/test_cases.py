@@ -368,23 +368,34 @@ def test_bare_list_serves_every_section(data_list: Any) -> None:
     assert len(find_cases(path, "training")) == 4
 
 
+def no_list(done: str) -> pytest.MarkDecorator:
+    return pytest.mark.reliability(
+        "Bad input", done, "One sentence with the place in the list; nothing is run."
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"test": [\n"a.nii",\n]}', "line 3"),
+        pytest.param('{"test": [\n"a.nii",\n]}', "line 3", marks=no_list("A data list of malformed JSON")),
         ("", "line 1"),
         ('{"test": "a.nii"}', "must be a list"),
         ('"a.nii"', "must hold the lists"),
-        ({"test": [{"label": "m.nii"}]}, "item 1 of 'test' has no 'image'"),
+        pytest.param(
+            {"test": [{"label": "m.nii"}]},
+            "item 1 of 'test' has no 'image'",
+            marks=no_list("A data list whose item lacks a key"),
+        ),
         ({"test": ["a.nii", 7]}, "item 2 of 'test' must be a dictionary"),
         ({"test": [{"image": ["a.nii", "b.nii"]}]}, "names 2 images where T1w"),
         ({"test": [{"image": [None]}]}, "names 1 images"),
     ],
 )
-def test_malformed_data_lists(data_list: Any, content: Any, words: str) -> None:
+def test_malformed_data_lists(data_list: Any, content: Any, words: str, happened: Any) -> None:
     path = data_list(content)
     with pytest.raises(UsageError, match=words) as error:
         find_cases(path)
+    happened(error.value)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -487,9 +498,22 @@ def test_two_cases_are_one_and_one(data_list: Any) -> None:
         find_cases(path, "training", fold=2)
 
 
-def test_a_subject_on_both_sides_is_told(data_list: Any, caplog: Any) -> None:
-    path = data_list({"training": items(3, subject=lambda i: i), "validation": items(1, subject=lambda i: 2)})
-    assert len(find_cases(path, "training")) == 3
+@pytest.mark.reliability(
+    "Bad input",
+    "A data list with one subject in training and validation",
+    "A warning that names the subject.",
+)
+@pytest.mark.parametrize("by", ["section", "fold"])
+def test_a_subject_on_both_sides_is_told(data_list: Any, caplog: Any, by: str, happened: Any) -> None:
+    lists = {
+        "section": {
+            "training": items(3, subject=lambda i: i),
+            "validation": items(1, subject=lambda i: 2),
+        },
+        "fold": {"training": items(3, subject=lambda i: max(i, 1) + 1, fold=lambda i: i)},
+    }
+    assert len(find_cases(data_list(lists[by]), "training")) in (2, 3)
+    happened(caplog.messages[-1])
     assert "The same subjects train and validate, so scores flatter: 2" in caplog.text
 
 

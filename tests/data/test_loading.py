@@ -52,7 +52,7 @@ def _no_surprising_warnings() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ScanWarning)
         # The ramps of these tests are no heads.
-        warnings.filterwarnings("ignore", ".* shows an object of ", ScanWarning)
+        warnings.filterwarnings("ignore", ".* shows? (an object|heads) of ", ScanWarning)
         yield
 
 
@@ -615,7 +615,19 @@ def box(value: float, start: int = 5, dtype: Any = np.uint8) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
-@pytest.mark.parametrize("value", [0, 1, 255])
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        1,
+        pytest.param(
+            255,
+            marks=pytest.mark.reliability(
+                "Bad input", "A mask of 0 and 255", "What is not 0 is lesion, whatever the data type."
+            ),
+        ),
+    ],
+)
 def test_binary_masks(write_scan: Any, value: int, dtype: Any) -> None:
     if dtype == np.uint8 or value < 256:
         mask = load_mask(write_scan("a.nii.gz"), write_scan("m.nii.gz", box(value, dtype=dtype)))
@@ -648,24 +660,35 @@ def test_mask_is_compared_with_the_scans_own_grid_after_orientation(write_scan: 
     np.testing.assert_array_equal(mask.numpy()[0], box(1))
 
 
+def no_mask(done: str) -> pytest.MarkDecorator:
+    return pytest.mark.reliability("Bad input", done, "One sentence that names the mask and its values.")
+
+
 @pytest.mark.parametrize(
     ("array", "words"),
     [
         (box(1) + 2 * box(1, start=12), "values 0, 1, 2"),
-        (box(0.4, dtype=np.float32), "values 0, 0.4"),
+        pytest.param(
+            box(1) + box(2, start=9) + box(3, start=14),
+            "values 0, 1, 2, 3",
+            marks=no_mask("A mask with labels 0 to 3"),
+        ),
+        pytest.param(box(0.4, dtype=np.float32), "values 0, 0.4", marks=no_mask("A mask of probabilities")),
         (box(-1, dtype=np.int16), "values -1, 0"),
         (box(1, dtype=np.float32) + box(0.5, start=10, dtype=np.float32), "values 0, 0.5, 1"),
         (np.arange(24 * 26 * 22).reshape(24, 26, 22).astype(np.int32), "and 13722 more"),
     ],
 )
-def test_masks_that_are_not_binary(write_scan: Any, array: np.ndarray, words: str) -> None:
+def test_masks_that_are_not_binary(write_scan: Any, array: np.ndarray, words: str, happened: Any) -> None:
     scan, path = write_scan("a.nii.gz"), write_scan("m.nii.gz", array)
     with pytest.raises(MaskError, match=words) as error:
         LoadMaskd()(LoadScand()({"image": str(scan), "label": str(path)}))
+    happened(error.value)
     one_sentence(error.value, path)
 
 
-def test_mask_on_another_grid(write_scan: Any) -> None:
+@no_mask("A mask on another grid than its scan")
+def test_mask_on_another_grid(write_scan: Any, happened: Any) -> None:
     scan = LoadScand()({"image": str(write_scan("a.nii.gz"))})
     moved = head_affine()
     moved[1, 3] += 5
@@ -679,6 +702,7 @@ def test_mask_on_another_grid(write_scan: Any) -> None:
         with pytest.raises(ScanMismatchError, match=words) as error:
             LoadMaskd()({**scan, "label": str(path)})
         one_sentence(error.value, path, scan["image"].meta["filename_or_obj"])
+        happened(error.value)
 
 
 def test_mask_that_is_missing_or_broken(write_scan: Any, tmp_path: Path) -> None:

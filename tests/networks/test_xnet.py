@@ -38,9 +38,10 @@ def test_batch_norm_has_keras_constants() -> None:
     assert len(norms) == 69  # batch_normalization to batch_normalization_68 of the Keras model
 
 
-@pytest.mark.parametrize("size", [(1, 1), (4, 7), (5, 2)])
-def test_up_conv_is_nearest_upsampling_and_a_3x3_convolution(size: tuple[int, int]) -> None:
-    up = UpConv(3, 5).double()
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (4, 7), (5, 2), (24, 32)])
+def test_up_conv_is_nearest_upsampling_and_a_3x3_convolution(size: tuple[int, int], training: bool) -> None:
+    up = UpConv(3, 5).double().train(training)
     torch.nn.init.normal_(up.bias)
     plain = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(3, 5, 3, padding=1)).double()
     plain[1].load_state_dict(up.state_dict())

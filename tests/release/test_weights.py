@@ -30,10 +30,21 @@ from shared_nets.release import (
 ENDINGS = pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 
 
+def refused(done: str) -> pytest.MarkDecorator:
+    return pytest.mark.reliability(
+        "Weights and configs", done, "Refused in one sentence that names the file; nothing in it is run."
+    )
+
+
 def small(seed: int = 0) -> nn.Sequential:
     """A network with kernels, batch-norm statistics and an integer buffer."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 1, 1))
+
+
+def safetensors_file(header: object, data: bytes = bytes(4)) -> bytes:
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -113,17 +124,21 @@ def test_loading_into_a_network_gives_its_output(tmp_path: Path, ending: str) ->
     assert torch.equal(source(x), target(x))
 
 
-def test_the_right_checksum_is_accepted_and_a_wrong_one_refused(tmp_path: Path) -> None:
+@refused("A file of another SHA-256")
+def test_the_right_checksum_is_accepted_and_a_wrong_one_refused(
+    tmp_path: Path, happened: Callable[[object], None]
+) -> None:
     path = tmp_path / "model.pt"
     save_weights(small().state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert load_weights(path, digest).keys() == load_weights(path, f" {digest.upper()}\n").keys()
-    with pytest.raises(WeightsError, match=r"model\.pt is not the file that was released"):
+    with pytest.raises(WeightsError, match=r"model\.pt is not the file that was released") as caught:
         load_weights(path, "0" * 64)
     network = small(3)
-    with pytest.raises(WeightsError, match="is not the file that was released"):
+    with pytest.raises(WeightsError, match="is not the file that was released") as caught:
         load_into(network, path, "0" * 64)
     assert equal(dict(network.state_dict()), dict(small(3).state_dict()))
+    happened(caught.value)
 
 
 class Payload:
@@ -148,8 +163,11 @@ def save_as_pickle(content: object, path: Path) -> None:
     path.write_bytes(pickle.dumps(content))
 
 
+@refused("A pickle that would create a file")
 @pytest.mark.parametrize("save", [save_as_torch, save_as_torch_before_1_6, save_as_pickle])
-def test_code_in_a_file_is_not_run(tmp_path: Path, save: Callable[[object, Path], None]) -> None:
+def test_code_in_a_file_is_not_run(
+    tmp_path: Path, save: Callable[[object, Path], None], happened: Callable[[object], None]
+) -> None:
     target, path = tmp_path / "made-by-payload", tmp_path / "model.pt"
     save({"weight": Payload(target)}, path)
     with pytest.raises(WeightsError, match=r"model\.pt") as caught:
@@ -161,20 +179,28 @@ def test_code_in_a_file_is_not_run(tmp_path: Path, save: Callable[[object, Path]
     # The payload is live: without the protection it does create the file.
     pickle.loads(pickle.dumps(Payload(target))).close()
     assert target.exists()
+    happened(caught.value)
 
 
+@refused("A truncated weight file")
 @ENDINGS
 @pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.9, 0.999])
-def test_a_truncated_file_is_told(tmp_path: Path, ending: str, share: float) -> None:
+def test_a_truncated_file_is_told(
+    tmp_path: Path, ending: str, share: float, happened: Callable[[object], None]
+) -> None:
     path = tmp_path / f"model{ending}"
     save_weights(small().state_dict(), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(WeightsError, match=rf"model{ending} is damaged, incomplete or not a weight file"):
+    with pytest.raises(
+        WeightsError, match=rf"model{ending} is damaged, incomplete or not a weight file"
+    ) as caught:
         load_weights(path)
+    happened(caught.value)
 
 
-def test_one_changed_byte_in_the_values_is_told(tmp_path: Path) -> None:
+@refused("One changed byte among the values")
+def test_one_changed_byte_in_the_values_is_told(tmp_path: Path, happened: Callable[[object], None]) -> None:
     path = tmp_path / "model.pt"
     save_weights({"a": torch.ones(1000)}, path)
     content = path.read_bytes()
@@ -183,8 +209,9 @@ def test_one_changed_byte_in_the_values_is_told(tmp_path: Path) -> None:
     assert not torch.equal(
         torch.load(path, weights_only=True)["a"], torch.ones(1000)
     )  # torch does not see it
-    with pytest.raises(WeightsError, match="is damaged"):
+    with pytest.raises(WeightsError, match="is damaged") as caught:
         load_weights(path)
+    happened(caught.value)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "model.bin"])
@@ -193,6 +220,30 @@ def test_a_file_that_is_no_weight_file_is_told(tmp_path: Path, name: str, conten
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match="is damaged, incomplete or not a weight file"):
         load_weights(tmp_path / name)
+
+
+@refused("A safetensors header of absurd length or content")
+@pytest.mark.parametrize(
+    "content",
+    [
+        (2**63 - 1).to_bytes(8, "little") + b"{}",
+        (10**9).to_bytes(8, "little") + b"{}" * 100,
+        safetensors_file({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}),
+        safetensors_file({"a": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 4]}}),
+        safetensors_file({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}),
+        safetensors_file({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}),
+        safetensors_file({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}),
+        safetensors_file({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}),
+        safetensors_file(["a"]),
+    ],
+)
+def test_an_absurd_safetensors_header_is_told(
+    tmp_path: Path, content: bytes, happened: Callable[[object], None]
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match="is damaged, incomplete or not a weight file") as caught:
+        load_weights(tmp_path / "model.safetensors")
+    happened(caught.value)
 
 
 def test_a_safetensors_file_named_pt_and_the_reverse_are_told(tmp_path: Path) -> None:
@@ -236,30 +287,38 @@ def test_anything_but_a_state_dict_is_told(tmp_path: Path, content: object, said
         load_weights(tmp_path / "model.pt")
 
 
-def test_a_whole_module_and_a_torchscript_program_are_told(tmp_path: Path) -> None:
+@refused("A whole pickled module, a TorchScript program")
+def test_a_whole_module_and_a_torchscript_program_are_told(
+    tmp_path: Path, happened: Callable[[object], None]
+) -> None:
     torch.save(small(), tmp_path / "module.pt")
-    with pytest.raises(WeightsError, match="holds more than tensors"):
+    with pytest.raises(WeightsError, match="holds more than tensors") as caught:
         load_weights(tmp_path / "module.pt")
     torch.jit.trace(small().eval(), torch.rand(1, 1, 8, 8)).save(tmp_path / "program.pt")
-    with pytest.raises(WeightsError, match="is a TorchScript program, not weights"):
+    with pytest.raises(WeightsError, match="is a TorchScript program, not weights") as caught:
         load_weights(tmp_path / "program.pt")
+    happened(caught.value)
 
 
+@refused("NaN or infinite weights")
 @ENDINGS
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_nan_weights_are_neither_loaded_nor_saved(tmp_path: Path, ending: str, value: float) -> None:
+def test_nan_weights_are_neither_loaded_nor_saved(
+    tmp_path: Path, ending: str, value: float, happened: Callable[[object], None]
+) -> None:
     bad = {"a": torch.zeros(3), "b": torch.tensor([1, value])}
     path = tmp_path / f"model{ending}"
     if ending == ".pt":
         torch.save(bad, path)
     else:
         safetensors.torch.save_file(bad, path)
-    with pytest.raises(WeightsError, match=f"model{ending} has NaN or infinite values in b"):
+    with pytest.raises(WeightsError, match=f"model{ending} has NaN or infinite values in b") as caught:
         load_weights(path)
     before = path.read_bytes()
-    with pytest.raises(WeightsError, match="was not written: the state dict has NaN"):
+    with pytest.raises(WeightsError, match="was not written: the state dict has NaN") as caught:
         save_weights(bad, path)
     assert path.read_bytes() == before
+    happened(caught.value)
 
 
 def test_values_too_large_for_half_precision_are_not_saved(tmp_path: Path) -> None:
@@ -332,7 +391,10 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["model.pt"]
 
 
-def test_the_weights_of_the_other_network_are_named(tmp_path: Path) -> None:
+@refused("Weights of another architecture")
+def test_the_weights_of_the_other_network_are_named(
+    tmp_path: Path, happened: Callable[[object], None]
+) -> None:
     with torch.device("meta"):
         xnet, softmax, no_fsm, cnnres, cnnres1 = (
             XNet(),
@@ -349,9 +411,10 @@ def test_the_weights_of_the_other_network_are_named(tmp_path: Path) -> None:
         (softmax, xnet, r"fsm.alpha.weight has shape \(64, 128, 1, 1\) instead of \(128, 128, 1, 1\)"),
         (cnnres, cnnres1, r"translation1.conv.weight has shape \(32, 1, 3, 3\) .* of CNN-Res: .* channels"),
     ):
-        with pytest.raises(WeightsError, match=said):
+        with pytest.raises(WeightsError, match=said) as caught:
             check_architecture(network, state.state_dict(), "model.pt")
         check_architecture(network, network.state_dict(), "model.pt")
+    happened(caught.value)
 
 
 def test_the_first_tensor_that_does_not_fit_is_named(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def scene(seed: int, radius_mm: float = 18.0) -> Scene:
 
 @BOTH
 def test_painting_a_lesion_changes_nothing_away_from_it(paint: Paint) -> None:
-    changed = 0
+    changed, shown = 0, 0
     for seed in range(12):
         with_lesion = scene(seed)
         without = replace(with_lesion, lesion=torch.zeros_like(with_lesion.lesion))
@@ -36,8 +36,9 @@ def test_painting_a_lesion_changes_nothing_away_from_it(paint: Paint) -> None:
         grown = torch.nn.functional.max_pool2d(near.float(), 25, stride=1, padding=12) > 0
         torch.testing.assert_close(image[:, ~grown], healthy[:, ~grown], rtol=0, atol=1e-5)
         changed += int((image != healthy).any())
+        shown += int(with_lesion.lesion.any())
         assert (with_lesion.lesion[label > 0] > 0.3).all()
-    assert changed == 12
+    assert changed == shown >= 10  # some planes pass the lesion by
 
 
 @BOTH
