@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from shared_nets import __version__
-from shared_nets.cli import predict, weights
+from shared_nets.cli import inspection, predict, weights
 from shared_nets.errors import tell_errors_in_words
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",  # paragraphs of docstrings are filled anew
 )
 app.command()(predict.predict)
+app.command()(inspection.inspect)
 app.command("import-keras")(weights.import_keras_weights)
 app.add_typer(weights.app, name="weights")
 
