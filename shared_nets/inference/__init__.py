@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shared_nets.inference.backends import for_inference
 from shared_nets.inference.check import check_run
 from shared_nets.inference.cohort import Cohort
 from shared_nets.inference.lesions import (
@@ -15,6 +16,7 @@ from shared_nets.inference.lesions import (
 from shared_nets.inference.outputs import LesionWriter, make_output_folder, write_nifti, write_table
 from shared_nets.inference.picture import lesion_sheet
 from shared_nets.inference.records import Records
+from shared_nets.inference.rewrites import rewrite
 from shared_nets.inference.slices import SliceWindowInferer
 
 __all__ = [
@@ -26,11 +28,13 @@ __all__ = [
     "RemoveSmallLesionsd",
     "SliceWindowInferer",
     "check_run",
+    "for_inference",
     "head_midline",
     "label_lesions",
     "lesion_sheet",
     "make_output_folder",
     "measure_lesions",
+    "rewrite",
     "write_nifti",
     "write_table",
 ]
