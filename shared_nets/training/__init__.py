@@ -1,6 +1,7 @@
 """Training: what train.json names and MONAI lacks."""
 
 from shared_nets.training.augmentation import RandDropChanneld
+from shared_nets.training.caching import cached
 from shared_nets.training.handlers import Checkpoints, Progress, checkpoint_folder
 from shared_nets.training.processes import join_processes, local_device, parallel
 from shared_nets.training.record import record_run
@@ -11,6 +12,7 @@ __all__ = [
     "Checkpoints",
     "Progress",
     "RandDropChanneld",
+    "cached",
     "checkpoint_folder",
     "decay_kernels_only",
     "half_pays",
