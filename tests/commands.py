@@ -44,18 +44,37 @@ class Done:
         )
 
 
+class Running:
+    """A command that was started; ``process`` has its ``pid``."""
+
+    def __init__(self, words: Sequence[str], cwd: Path | None, environment: dict[str, str]) -> None:
+        self.folder = TemporaryDirectory()
+        self.words = words
+        self.out, self.err = Path(self.folder.name, "out"), Path(self.folder.name, "err")
+        place = cwd or Path(self.folder.name)
+        self.process = _processes.Process(target=_main, args=(words, place, environment, self.out, self.err))
+        self.process.start()
+
+    def finish(self) -> Done:
+        """Wait for its end."""
+        with self.folder:
+            self.process.join(SECONDS)
+            if self.process.is_alive():
+                self.process.kill()
+                raise TimeoutError(
+                    f"{self.words} takes more than {SECONDS} s; so far: {self.err.read_text()}"
+                )
+            return Done(self.process.exitcode or 0, self.out.read_text(), self.err.read_text())
+
+
+def start(module: str, *arguments: object, cwd: Path | None = None, **environment: str) -> Running:
+    """``python -m MODULE ARGUMENTS`` without waiting for its end."""
+    return Running([module, *map(str, arguments)], cwd, environment)
+
+
 def run(module: str, *arguments: object, cwd: Path | None = None, **environment: str) -> Done:
     """``python -m MODULE ARGUMENTS``, in a working directory, with more environment variables."""
-    with TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        words = [module, *map(str, arguments)]
-        process = _processes.Process(target=_main, args=(words, cwd or folder, environment, out, err))
-        process.start()
-        process.join(SECONDS)
-        if process.is_alive():
-            process.kill()
-            raise TimeoutError(f"{words} takes more than {SECONDS} s; so far: {err.read_text()}")
-        return Done(process.exitcode or 0, out.read_text(), err.read_text())
+    return start(module, *arguments, cwd=cwd, **environment).finish()
 
 
 def bundle(*arguments: object, cwd: Path | None = None, **settings: object) -> Done:

@@ -34,6 +34,9 @@ def predict(
     save_probability: Annotated[
         bool, typer.Option("--save-probability", help="Also write the lesion probability of every voxel.")
     ] = False,
+    save_labels: Annotated[
+        bool, typer.Option("--save-labels", help="Also write the lesions numbered, the largest 1.")
+    ] = False,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Probability from which a voxel is lesion.")
     ] = None,
@@ -48,14 +51,27 @@ def predict(
         typer.Option(help="What computes the network on a CPU; by default (auto) the fastest installed."),
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle folder, with your own weights.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Do all scans anew, also those an earlier run finished.")
+    ] = False,
+    shard: Annotated[
+        str,
+        typer.Option(
+            help="Part of the scans to do here, 2/3 say; auto follows torchrun and Slurm, none does all."
+        ),
+    ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar; failures are still told.")] = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="A JSON object a line for each scan, and no progress bar.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of the first error.")] = False,
 ) -> None:
     """
     Segment the lesions on brain scans.
 
     Writes into the output folder NAME_label-lesion_mask.nii.gz on each scan's own grid, a picture
-    NAME_label-lesion.png, and lesions.csv with one row a scan. Exit code 0 when all scans are done
+    NAME_label-lesion.png, lesions.csv with one row a scan, components.csv with one row a lesion, and
+    report.html. A second run does only what is new or has changed. Exit code 0 when all scans are done
     (no lesion is a result too), 1 when any failed, 2 when the command is wrong.
     """
     if (dwi or flair) and model is not Model.cnnres:
@@ -72,7 +88,8 @@ def predict(
         "backend": backend and backend.value,
     }
     settings = {key: value for key, value in settings.items() if value is not None}
-    settings |= {"save_probability": save_probability, "quiet": quiet, "debug": debug}
+    settings |= {"save_probability": save_probability, "save_labels": save_labels, "overwrite": overwrite}
+    settings |= {"shard": shard, "quiet": quiet, "json_lines": json_lines, "debug": debug}
     settings["output_dir"] = str(output)
     settings["participants"] = _labels(participant_label)
     settings["sessions"] = _labels(session)

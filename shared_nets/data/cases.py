@@ -113,7 +113,8 @@ def find_cases(
             elif _labels(participants) or _labels(sessions):
                 raise UsageError(
                     f"{path} is no BIDS dataset (a folder with sub-*/anat or sub-*/dwi), so it has no "
-                    f"participants or sessions to choose from: leave those options out."
+                    f"participants or sessions to choose from: leave those options out, or part several "
+                    f"labels by commas."
                 )
             else:
                 part, files = _read_source(path, section, modalities, labelled)

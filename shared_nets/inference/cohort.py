@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import zip_longest
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,43 +24,81 @@ from torch import distributed
 from tqdm import tqdm
 
 from shared_nets.errors import OutputError, StrokeSegError, WeightsError, own_error, scan_warnings
-from shared_nets.inference.lesions import head_midline, measure_lesions
+from shared_nets.inference.lesions import LesionSummary, head_midline, measure_lesions
 from shared_nets.inference.outputs import engine_cases, make_output_folder, write_table
+from shared_nets.inference.records import NOTICE, Records, Result, plain, software, write_json
+from shared_nets.inference.report import write_report
+from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard, held
 
 Case = dict[str, Any]
 Row = dict[str, Any]
+Part = dict[str, Any]  # what one process did: what manifest.json says, and every result
+
+COMPONENTS = "components.csv"
+MANIFEST = "manifest.json"
+REPORT = "report.html"
+SHARDS = "shards"
+
+# What the table says; what `measures` add stands before `seconds`.
+FIRST_COLUMNS = ("scan", "status", "volume_ml", "lesion_count", "largest_ml", "side", "max_probability")
+MIDDLE_COLUMNS = ("seconds", "message")
+LAST_COLUMNS = (
+    "left_ml",
+    "right_ml",
+    "centroid_x_mm",
+    "centroid_y_mm",
+    "centroid_z_mm",
+    "mean_probability",
+)
+COMPONENT_COLUMNS = (
+    "scan",
+    "lesion",
+    "volume_ml",
+    "side",
+    "centroid_x_mm",
+    "centroid_y_mm",
+    "centroid_z_mm",
+    "mean_probability",
+    "max_probability",
+)
+# mL to the microlitre, tenths of a millimetre, probabilities to four digits.
+_DIGITS = {"ml": 3, "mm": 1, "probability": 4}
 
 
 class Loaded(NamedTuple):
-    """A case, sentences about what is odd about its scans, and the seconds it took to load."""
+    """A case, what is odd about its scans, the seconds it took to load, its files, or an earlier result."""
 
     case: Case
     odd: str
     seconds: float
+    inputs: list[dict[str, str]]
+    earlier: Result | None
 
 
-# What the table says, apart from what `measures` add before `seconds`.
-FIRST_COLUMNS = ("scan", "status", "volume_ml", "lesion_count", "largest_ml", "side", "max_probability")
-LAST_COLUMNS = ("seconds", "message")
-
-
-def lesion_columns(case: Mapping[str, Any]) -> Row:
+def lesion_summary(case: Mapping[str, Any]) -> LesionSummary:
     """
-    The table's lesion measurements of one case, see :class:`~shared_nets.inference.lesions.LesionSummary`.
+    The lesion measurements of one case.
 
     Args:
         case: ``image`` (preprocessed), ``pred`` (1, X, Y, Z) on the scan's grid, and ``probability`` if kept.
-
-    Returns:
-        ``volume_ml``, ``lesion_count``, ``largest_ml``, ``side``, ``max_probability``; mL to the
-        microlitre and probabilities to four digits.
     """
     mask = case["pred"]
-    summary = measure_lesions(mask, case.get("probability"), mask.affine, head_midline(case["image"]))
-    digits = {"volume_ml": 3, "largest_ml": 3, "max_probability": 4}
-    return {
-        key: round(value, digits[key]) if key in digits else value for key, value in vars(summary).items()
-    }
+    return measure_lesions(mask, case.get("probability"), mask.affine, head_midline(case["image"]))
+
+
+def rounded(measurements: Mapping[str, Any]) -> Row:
+    """
+    Measurements as they stand in a table.
+
+    Args:
+        measurements: by name, whose ending is the unit: mL to the microlitre, mm to a tenth, probabilities to
+            four digits. NaN becomes an empty place.
+    """
+    row: Row = {}
+    for name, value in measurements.items():
+        digits = _DIGITS.get(name.rsplit("_", 1)[-1])
+        row[name] = plain(value if digits is None else round(value, digits))
+    return row
 
 
 class Cohort:
@@ -66,8 +107,14 @@ class Cohort:
 
     The next scan is loaded in the background while the network works on this one. After each scan the
     table is written anew. A scan that fails is a row with the reason, and the others go on; an output folder
-    that cannot be written, or unusable weights, end the run. Several processes (``torchrun``) share the
-    scans, and the first writes the table of all.
+    that cannot be written, or unusable weights, end the run. One run at a time writes an output folder.
+
+    With ``records``, scans that an earlier run finished are left alone, and the folder also gets
+    ``components.csv`` (a row a lesion), ``manifest.json`` (what ran) and ``report.html``.
+
+    Several processes may share the scans, see :func:`~shared_nets.inference.shards.find_shard`. Those of a
+    process group wait for each other, and the first writes the table of all. Others each write what they did
+    into ``shards``, and whatever of all parts is there by then into the tables and the report.
 
     Args:
         evaluator: a MONAI evaluator; its handlers write what is to be written. Its data loader is replaced.
@@ -78,7 +125,11 @@ class Cohort:
             further columns, placed before ``seconds``.
         finish: called with the finished table's path, when at least one scan was done: evaluation writes
             its summary.
+        records: finds and writes what made each result.
+        shard: which part of the scans this process does: ``"auto"``, ``"none"`` or ``"1/3"``.
         quiet: no progress bar and no summary; failures are still told.
+        json_lines: instead of bar and summary a JSON object a line on standard output, for each scan and for
+            the whole.
         debug: let the first error through, with its traceback.
     """
 
@@ -90,7 +141,10 @@ class Cohort:
         table: str = "lesions.csv",
         measures: Sequence[Callable[[Case], Mapping[str, Any]]] = (),
         finish: Callable[[Path], Any] | None = None,
+        records: Records | None = None,
+        shard: str = "auto",
         quiet: bool = False,
+        json_lines: bool = False,
         debug: bool = False,
     ) -> None:
         self.evaluator = evaluator
@@ -99,9 +153,17 @@ class Cohort:
         self.table = self.output_dir / table
         self.measures = tuple(measures)
         self.finish = finish
-        self.quiet = quiet
+        self.records = records
+        self.shard = shard
+        self.quiet = quiet or json_lines
+        self.json_lines = json_lines
         self.debug = debug
-        self.rows: list[Row] = []
+        self.results: list[Result] = []
+
+    @property
+    def rows(self) -> list[Row]:
+        """The table's rows."""
+        return [result.row for result in self.results]
 
     def run(self) -> list[Row]:
         """
@@ -111,136 +173,262 @@ class Cohort:
             The table's rows.
 
         Raises:
-            SystemExit: with code 1 if a scan failed or the output folder cannot be written; all has been
-                told by then.
+            SystemExit: with code 1 if a scan failed or the output folder cannot be written, 130 after Ctrl-C
+                and 143 after SIGTERM; all has been told by then.
         """
-        self.rows = []
-        stopped = ""
+        self.results = []
+        shard = find_shard(self.shard)
+        started = _now()
+        stopped, code = "", 0
         try:
             make_output_folder(self.output_dir)
-            with warnings.catch_warnings():
-                if not self.debug:
-                    # What libraries plan to change is nothing for the user, once a scan least of all.
-                    warnings.simplefilter("ignore", FutureWarning)
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                self._run_all()
+            with held(self.output_dir, shard), ended_by_sigterm(), _silent_about_plans(self.debug):
+                self._say_what_runs(shard, started)
+                try:
+                    self._run_all(shard)
+                except KeyboardInterrupt as interrupt:
+                    by_scheduler = isinstance(interrupt, Terminated)
+                    code = 143 if by_scheduler else 130
+                    stopped = f"{'terminated' if by_scheduler else 'interrupted'}; run again to continue."
+                stopped = self._collect(shard, started, stopped)
         except (OutputError, WeightsError) as error:
             if self.debug:
                 raise
             stopped = str(error)
-        stopped = self._gather(stopped)
-        if idist.get_rank() == 0:
-            self._tell(stopped)
-            if self.finish is not None and any(row["status"] == "ok" for row in self.rows):
-                self.finish(self.table)
-        if stopped or any(row["status"] == "failed" for row in self.rows):
-            raise SystemExit(1)
+            if _in_group():  # the others wait
+                stopped = self._collect(shard, started, stopped)
+        self._tell(shard, stopped)
+        if self.finish is not None and self._is_first(shard) and any(r["status"] == "ok" for r in self.rows):
+            self.finish(self.table)
+        if code or stopped or any(row["status"] == "failed" for row in self.rows):
+            raise SystemExit(code or 1)
         return self.rows
 
-    def _run_all(self) -> None:
+    def _run_all(self, shard: Shard) -> None:
         names = [str(case["name"]) for case in self.dataset.data]
-        first, step = idist.get_rank(), idist.get_world_size()
+        mine = shard.indices(len(names))
+        table = self._table_on_the_way(shard)
         background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-scan")
         try:
-            coming = background.submit(self._load, first)
-            mine = range(first, len(names), step)
+            coming = background.submit(self._load, *mine[:1])
             with tqdm(total=len(mine), unit="scan", disable=self.quiet, file=sys.stderr) as bar:
-                for index in mine:
+                for index, following in zip(mine, [*mine[1:], None], strict=True):
                     name = names[index]
                     bar.set_description(name[:32])
                     # One worker: the next scan starts to load when this one has loaded, not before.
-                    this, coming = coming, background.submit(self._load, index + step)
-                    row = self._run_one(name, this.result)
-                    self.rows.append(row)
-                    if row["status"] == "ok" and row["message"]:
-                        bar.write(f"Warning: {row['message']}", file=sys.stderr)
-                    if first == 0:
-                        write_table(self.table, self.rows, self._columns())
+                    this, coming = coming, background.submit(self._load, following)
+                    result = self._run_one(index, this.result)
+                    self.results.append(result)
+                    if table is not None:
+                        self._write_tables(table, self.results)
+                    self._say(result, bar)
                     bar.update()
         finally:
             background.shutdown(cancel_futures=True)
 
-    def _gather(self, stopped: str) -> str:
-        """Take all processes' rows, in the dataset's order, into the first one's table; what stopped any."""
-        if idist.get_world_size() == 1:
-            return stopped
-        parts: list[Any] = [None] * idist.get_world_size()
-        distributed.all_gather_object(parts, (self.rows, stopped))
-        self.rows = [row for turn in zip_longest(*(rows for rows, _ in parts)) for row in turn if row]
-        stopped = next((told for _, told in parts if told), "")
-        if idist.get_rank() == 0 and not stopped:
-            write_table(self.table, self.rows, self._columns())
-        return stopped
-
-    def _load(self, index: int) -> Loaded:
-        """The case, what is odd about it, and the seconds its loading took; nothing past the last one."""
+    def _load(self, index: int | None = None) -> Loaded:
+        """The case and what is to be known of it; nothing past the last one."""
         start = time.perf_counter()
+        case: Case = {}
+        inputs: list[dict[str, str]] = []
         with scan_warnings() as odd:
-            case = self.dataset[index] if index < len(self.dataset) else {}
-        return Loaded(case, " ".join(odd), time.perf_counter() - start)
+            if index is not None:
+                earlier = self.records.find(self.dataset.data[index]) if self.records else None
+                if earlier is not None:
+                    return Loaded(case, "", 0.0, inputs, earlier)
+                case = self.dataset[index]
+                inputs = self.records.inputs(self.dataset.data[index]) if self.records else []
+        return Loaded(case, " ".join(odd), time.perf_counter() - start, inputs, None)
 
-    def _run_one(self, name: str, load: Callable[[], Loaded]) -> Row:
-        """One row of the table, also when the scan fails; raises what would fail every scan."""
+    def _run_one(self, index: int, load: Callable[[], Loaded]) -> Result:
+        """The result of one scan, also when it fails; raises what would fail every scan."""
+        given = self.dataset.data[index]
+        name = str(given["name"])
         start = time.perf_counter()
         loading = 0.0
         try:
-            case, odd, loading = load()
+            case, odd, loading, inputs, earlier = load()
+            if earlier is not None:
+                return earlier
             start = time.perf_counter()
-            row = {"scan": name, "status": "ok", **self._segment(case), "message": odd}
+            row, lesions = self._segment(case)
+            seconds = round(loading + time.perf_counter() - start, 2)
+            row = {"scan": name, "status": "ok", **row, "seconds": seconds, "message": odd}
+            result = Result(row, [{"scan": name, **lesion} for lesion in lesions], inputs)
+            if self.records is not None:
+                self.records.write(given, result)
+            return result
         except Exception as error:
             if self.debug:
                 raise
             ours = own_error(error)
             if ours is not None and _concerns_all(ours):
                 raise type(ours)(str(ours)) from error
-            row = {"scan": name, "status": "failed", "message": one_sentence(error, name)}
-        return row | {"seconds": round(loading + time.perf_counter() - start, 2)}
+            seconds = round(loading + time.perf_counter() - start, 2)
+            message = one_sentence(error, name)
+            return Result({"scan": name, "status": "failed", "seconds": seconds, "message": message})
 
-    def _segment(self, case: Case) -> Row:
-        """Run the engine on one loaded case, and measure what comes out."""
-        engine = self.evaluator
-        engine.data_loader = [list_data_collate([case])]
-        engine.state.epoch_length = 1
-        # Otherwise ignite keeps the ended generator of a run that failed, and the next run does nothing.
-        engine.interrupt_resume_enabled = False
+    def _segment(self, case: Case) -> tuple[Row, list[Row]]:
+        """Run the engine on one loaded case, and measure what comes out: all lesions, and each."""
         row: Row = {}
+        lesions: list[Row] = []
 
-        def measure() -> None:
-            (finished,) = engine_cases(engine)
-            for columns in (lesion_columns, *self.measures):
+        def measure(finished: Case) -> None:
+            summary = lesion_summary(finished)
+            row.update(rounded({k: v for k, v in vars(summary).items() if k != "lesions"}))
+            lesions.extend(rounded(vars(lesion)) for lesion in summary.lesions)
+            for columns in self.measures:
                 row.update(columns(finished))
 
-        # Ignite logs errors before it raises them; here they become rows.
-        engine.logger.addFilter(_is_no_error)
-        try:
-            with engine.add_event_handler(Events.ITERATION_COMPLETED, measure):
-                engine.run()
-        finally:
-            engine.logger.removeFilter(_is_no_error)
-            # The volumes; the next scan is loading.
-            engine.data_loader = []
-            engine.state.dataloader = engine.state.batch = engine.state.output = None
-        return row
+        run_engine(self.evaluator, case, measure)
+        return row, lesions
 
-    def _columns(self) -> list[str]:
-        """The table's columns, those of the measures between the first and the last."""
-        known = {*FIRST_COLUMNS, *LAST_COLUMNS}
-        further = [key for row in self.rows for key in row if key not in known]
-        return [*FIRST_COLUMNS, *dict.fromkeys(further), *LAST_COLUMNS]
+    # ---- what all processes did ----
 
-    def _tell(self, stopped: str) -> None:
+    def _part(self, shard: Shard, started: str, ended: str | None, stopped: str) -> Part:
+        about: Part = {"command": sys.argv, "started": started, "ended": ended, "stopped": stopped or None}
+        if shard.count > 1:
+            about["shard"] = shard.name
+        if self.records is not None:
+            about["model"] = self.records.made_by
+            about["settings"] = self.records.settings
+        about |= {"software": software(), "device": str(self.evaluator.state.device), "notice": NOTICE}
+        return about | {"scans": [asdict(result) for result in self.results]}
+
+    def _say_what_runs(self, shard: Shard, started: str) -> None:
+        """Into the manifest, and of a part of the scans in words."""
+        if self.records is not None:
+            self.records.describe_dataset(self.dataset.data)
+            if shard.count == 1:
+                write_json(self.output_dir / MANIFEST, self._part(shard, started, None, ""))
+        if shard.count == 1 or _in_group() or self.json_lines:
+            return
+        length = len(self.dataset.data)
+        number = len(shard.indices(length))
+        if not self.quiet or number == 0:
+            part = f"Shard {shard.number} of {shard.count} ({shard.origin})"
+            print(
+                f"{part}: {number} of {_count(length, 'scan')}; --shard none does all here.", file=sys.stderr
+            )
+
+    def _collect(self, shard: Shard, started: str, stopped: str) -> str:
+        """Take what all processes did, as far as it is there, into the tables; what stopped one of them."""
+        own = self._part(shard, started, _now(), stopped)
+        parts = [own]
+        if _in_group():
+            parts = [None] * idist.get_world_size()  # type: ignore[list-item]
+            distributed.all_gather_object(parts, own)
+            stopped = next((part["stopped"] for part in parts if part["stopped"]), "")
+        elif shard.count > 1:
+            write_json(self.output_dir / SHARDS / f"{shard.name}.json", own)
+            parts = self._parts_there(shard, own)
+        if not self._is_first(shard):
+            return stopped
+        found = {scan["row"]["scan"]: Result(**scan) for part in parts for scan in part["scans"]}
+        results = [found[name] for case in self.dataset.data if (name := str(case["name"])) in found]
+        if _in_group():
+            self.results = results
+            if stopped:
+                return stopped
+        self._write_tables(self.table, results)
+        if self.records is not None:
+            manifest = {**own, "scans": [asdict(result) for result in results]}
+            if len(parts) > 1:
+                manifest["shards"] = [{k: v for k, v in part.items() if k != "scans"} for part in parts]
+            write_json(self.output_dir / MANIFEST, manifest)
+            write_report(self.output_dir / REPORT, results, self.dataset.data, self.records)
+        return stopped
+
+    def _parts_there(self, shard: Shard, own: Part) -> list[Part]:
+        """The parts of this run that have ended, in their order; none of another model or other settings."""
+        parts: list[Part] = []
+        for number in range(1, shard.count + 1):
+            path = self.output_dir / SHARDS / f"{number}-of-{shard.count}.json"
+            if path.is_file():
+                part = json.loads(path.read_text(encoding="utf-8"))
+                if all(part.get(key) == plain(own.get(key)) for key in ("model", "settings")):
+                    parts.append(part)
+        return parts
+
+    def _is_first(self, shard: Shard) -> bool:
+        """Whether this process writes the tables of all: of a process group the first, else each."""
+        return shard.number == 1 or not _in_group()
+
+    def _table_on_the_way(self, shard: Shard) -> Path | None:
+        """The table that grows with each scan."""
+        if shard.count == 1:
+            return self.table
+        if _in_group():
+            return self.table if shard.number == 1 else None
+        return self.output_dir / SHARDS / f"{shard.name}.csv"
+
+    def _write_tables(self, table: Path, results: Sequence[Result]) -> None:
+        rows = [result.row for result in results]
+        known = {*FIRST_COLUMNS, *MIDDLE_COLUMNS, *LAST_COLUMNS}
+        further = dict.fromkeys(key for row in rows for key in row if key not in known)
+        write_table(table, rows, [*FIRST_COLUMNS, *further, *MIDDLE_COLUMNS, *LAST_COLUMNS])
+        if self.records is not None and table == self.table:
+            lesions = [lesion for result in results for lesion in result.lesions]
+            write_table(self.output_dir / COMPONENTS, lesions, COMPONENT_COLUMNS)
+
+    # ---- what is told ----
+
+    def _say(self, result: Result, bar: Any) -> None:
+        """One scan's end, beside the progress bar."""
+        if self.json_lines:
+            print(json.dumps(plain({**result.row, "earlier": result.earlier})), flush=True)
+        elif result.row["status"] == "ok" and result.row["message"] and not result.earlier:
+            bar.write(f"Warning: {result.row['message']}", file=sys.stderr)
+
+    def _tell(self, shard: Shard, stopped: str) -> None:
         """The summary on standard output, failures on standard error."""
+        if not self._is_first(shard):
+            return
         failed = [row for row in self.rows if row["status"] == "failed"]
-        done = [row for row in self.rows if row["status"] == "ok"]
+        done = [result for result in self.results if result.row["status"] == "ok"]
+        earlier = sum(result.earlier for result in done)
+        found = sum(result.row["side"] != "none" for result in done)
+        if self.json_lines:
+            whole = {"segmented": len(done), "earlier": earlier, "with_lesion": found, "failed": len(failed)}
+            print(json.dumps({**whole, "stopped": stopped or None, "output": str(self.output_dir.resolve())}))
+            return
         if not self.quiet and self.rows:
-            found = sum(row["side"] != "none" for row in done)
-            print(f"{_count(len(done), 'scan')} segmented, {found} with a lesion, {len(failed)} failed.")
-            print(f"Results: {self.output_dir.resolve()} (table: {self.table.name})")
+            before = f" ({earlier} of them by an earlier run)" if earlier else ""
+            print(
+                f"{_count(len(done), 'scan')} segmented{before}, {found} with a lesion, {len(failed)} failed."
+            )
+            others = f", report: {REPORT}" if self.records is not None else ""
+            print(f"Results: {self.output_dir.resolve()} (table: {self.table.name}{others})")
         for row in failed:
             print(f"Failed: {row['message']}", file=sys.stderr)
         if stopped:
-            left = len(self.dataset) - len(self.rows)
-            print(f"Stopped, {_count(left, 'scan')} left: {stopped}", file=sys.stderr)
+            part = len(self.dataset.data) if _in_group() else len(shard.indices(len(self.dataset.data)))
+            print(f"Stopped, {_count(part - len(self.rows), 'scan')} left: {stopped}", file=sys.stderr)
+
+
+def run_engine(engine: Evaluator, case: Case, then: Callable[[Case], Any]) -> None:
+    """
+    Run an evaluator on one case.
+
+    Args:
+        engine: a MONAI evaluator, whose data loader is replaced.
+        case: a loaded and preprocessed case.
+        then: called with everything that was loaded and that came out.
+    """
+    engine.data_loader = [list_data_collate([case])]
+    engine.state.epoch_length = 1
+    # Otherwise ignite keeps the ended generator of a run that failed, and the next run does nothing.
+    engine.interrupt_resume_enabled = False
+    # Ignite logs errors before it raises them; here they become rows.
+    engine.logger.addFilter(_is_no_error)
+    try:
+        with engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: then(*engine_cases(engine))):
+            engine.run()
+    finally:
+        engine.logger.removeFilter(_is_no_error)
+        # The volumes; the next scan is loading.
+        engine.data_loader = []
+        engine.state.dataloader = engine.state.batch = engine.state.output = None
 
 
 def one_sentence(error: BaseException, name: str) -> str:
@@ -277,6 +465,25 @@ def _concerns_all(error: StrokeSegError) -> bool:
     if isinstance(error, OutputError):
         return getattr(error.__cause__, "errno", None) not in (errno.EISDIR, errno.ENAMETOOLONG)
     return isinstance(error, WeightsError)
+
+
+def _in_group() -> bool:
+    """Whether processes of one process group share the scans, and can wait for each other."""
+    return idist.get_world_size() > 1
+
+
+@contextmanager
+def _silent_about_plans(debug: bool) -> Iterator[None]:
+    """What libraries plan to change is nothing for the user, once a scan least of all."""
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _is_no_error(record: logging.LogRecord) -> bool:

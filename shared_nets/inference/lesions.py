@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import cc3d
 import numpy as np
@@ -24,6 +24,32 @@ BOTH_SIDES_SHARE = 0.1
 
 
 @dataclass(frozen=True)
+class Lesion:
+    """
+    One connected lesion.
+
+    Args:
+        lesion: its number in the label map, from 1, the largest first.
+        volume_ml: its volume, mL.
+        side: ``"left"``, ``"right"`` or ``"both"``, as for a scan.
+        centroid_x_mm: centre of its voxels, world x (RAS+), mm.
+        centroid_y_mm: world y, mm.
+        centroid_z_mm: world z, mm.
+        mean_probability: mean lesion probability of its voxels, 0–1; NaN without probabilities.
+        max_probability: the highest of them.
+    """
+
+    lesion: int
+    volume_ml: float
+    side: str
+    centroid_x_mm: float
+    centroid_y_mm: float
+    centroid_z_mm: float
+    mean_probability: float
+    max_probability: float
+
+
+@dataclass(frozen=True)
 class LesionSummary:
     """
     The lesions of one scan.
@@ -35,6 +61,13 @@ class LesionSummary:
         side: ``"left"``, ``"right"``, ``"both"`` (more than a tenth of the volume on the smaller side)
             or ``"none"``: the patient's side.
         max_probability: the highest lesion probability anywhere in the scan, 0–1.
+        left_ml: volume left of the head's midline, mL; voxels on it count half.
+        right_ml: volume right of it, mL.
+        centroid_x_mm: centre of all lesion voxels, world x (RAS+), mm; NaN without lesion.
+        centroid_y_mm: world y, mm.
+        centroid_z_mm: world z, mm.
+        mean_probability: the mean lesion probability inside the mask, 0–1; NaN without lesion.
+        lesions: each of them, the largest first.
     """
 
     volume_ml: float
@@ -42,6 +75,30 @@ class LesionSummary:
     largest_ml: float
     side: str
     max_probability: float
+    left_ml: float
+    right_ml: float
+    centroid_x_mm: float
+    centroid_y_mm: float
+    centroid_z_mm: float
+    mean_probability: float
+    lesions: tuple[Lesion, ...]
+
+
+def label_lesions(mask: ArrayLike) -> NDArray[np.int32]:
+    """
+    Number the connected lesions of a mask (26-neighbourhood), the largest first.
+
+    Args:
+        mask: (X, Y, Z) or (1, X, Y, Z); not 0 is lesion.
+
+    Returns:
+        (X, Y, Z): 0 outside, 1 for the largest lesion, and so on; of equal ones the first in the array first.
+    """
+    labels = cc3d.connected_components(_as_volume(mask) != 0, connectivity=26)
+    sizes = np.bincount(labels.ravel())[1:]
+    rank = np.zeros(len(sizes) + 1, dtype=np.int32)
+    rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, len(sizes) + 1)
+    return cast(NDArray[np.int32], rank[labels])
 
 
 def measure_lesions(
@@ -52,27 +109,50 @@ def measure_lesions(
 
     Args:
         mask: lesion mask, (X, Y, Z) or (1, X, Y, Z); not 0 is lesion.
-        probability: lesion probabilities on the same grid, 0–1; without them ``max_probability`` is NaN.
+        probability: lesion probabilities on the same grid, 0–1; without them all probabilities are NaN.
         affine: 4×4, voxel to world (RAS+, mm).
         midline_x: world x (mm) that divides the head, see :func:`head_midline`.
 
     Returns:
-        The measurements.
+        The measurements; lesions are numbered as by :func:`label_lesions`.
 
     Raises:
         ValueError: if the mask is not one 3-D volume.
     """
-    voxels = _as_volume(mask) != 0
+    labels = label_lesions(mask)
     matrix = _as_numpy(affine).astype(np.float64)
     ml = voxel_ml(matrix)
-    labels, count = cc3d.connected_components(voxels, connectivity=26, return_N=True)
-    sizes = np.bincount(labels[voxels], minlength=1)
+    world = np.argwhere(labels) @ matrix[:3, :3].T + matrix[:3, 3]
+    numbers = labels[labels > 0]  # in the same order as the voxels
+    volume = None if probability is None else _as_volume(probability)
+    chances = np.full(len(world), np.nan) if volume is None else volume[labels > 0].astype(np.float64)
+
+    # Each lesion's voxels side by side: one pass, however many lesions there are.
+    ends = np.cumsum(np.bincount(numbers, minlength=2)[1:])
+    parts = np.split(np.argsort(numbers, kind="stable"), ends)[:-1] if len(world) else []
+    lesions = tuple(
+        Lesion(
+            lesion=number,
+            volume_ml=len(part) * ml,
+            side=_side(*_sides(world[part, 0], midline_x)),
+            **_centroid(world[part]),
+            mean_probability=float(chances[part].mean()),
+            max_probability=float(chances[part].max()),
+        )
+        for number, part in enumerate(parts, start=1)
+    )
+    left, right = _sides(world[:, 0], midline_x)
     return LesionSummary(
-        volume_ml=float(voxels.sum()) * ml,
-        lesion_count=int(count),
-        largest_ml=float(sizes.max()) * ml,
-        side=_side(voxels, matrix, midline_x),
-        max_probability=float("nan") if probability is None else float(_as_volume(probability).max()),
+        volume_ml=len(world) * ml,
+        lesion_count=len(lesions),
+        largest_ml=lesions[0].volume_ml if lesions else 0.0,
+        side=_side(left, right),
+        max_probability=float("nan") if volume is None else float(volume.max()),
+        left_ml=left * ml,
+        right_ml=right * ml,
+        **_centroid(world),
+        mean_probability=float(chances.mean()) if len(chances) else float("nan"),
+        lesions=lesions,
     )
 
 
@@ -108,13 +188,22 @@ def head_midline(image: torch.Tensor, affine: ArrayLike | None = None, backgroun
     return float(_as_numpy(affine)[0] @ np.array([*centre, 1.0]))
 
 
-def _side(voxels: NDArray[np.bool_], affine: NDArray[np.float64], midline_x: float) -> str:
-    """The side of the lesion's voxels; those on the midline are on neither."""
-    x = np.argwhere(voxels) @ affine[0, :3] + affine[0, 3]
-    left, right = int((x < midline_x).sum()), int((x > midline_x).sum())
-    if not len(x):
+def _centroid(world: NDArray[np.float64]) -> dict[str, float]:
+    """The mean of voxels' world coordinates (n, 3), by column."""
+    centre = world.mean(axis=0) if len(world) else (float("nan"),) * 3
+    return {f"centroid_{axis}_mm": float(c) for axis, c in zip("xyz", centre, strict=True)}
+
+
+def _sides(x: NDArray[np.float64], midline_x: float) -> tuple[float, float]:
+    """Voxels left and right of the midline; those on it count half on either side."""
+    on = (x == midline_x).sum() / 2
+    return float((x < midline_x).sum() + on), float((x > midline_x).sum() + on)
+
+
+def _side(left: float, right: float) -> str:
+    if left + right == 0:
         return "none"
-    if min(left, right) > BOTH_SIDES_SHARE * (left + right) or left == right:
+    if min(left, right) > BOTH_SIDES_SHARE * (left + right):
         return "both"
     return "left" if left > right else "right"
 

@@ -7,6 +7,7 @@ import io
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,28 @@ from numpy.typing import ArrayLike, NDArray
 from shared_nets.data.formats import as_nifti, is_other_format
 from shared_nets.errors import OutputError
 from shared_nets.files import reason, write_bytes
+from shared_nets.inference.lesions import label_lesions
 from shared_nets.inference.picture import lesion_sheet
 
 MASK_SUFFIX = "_label-lesion_mask.nii.gz"
 PROBABILITY_SUFFIX = "_label-lesion_probseg.nii.gz"
+LABELS_SUFFIX = "_label-lesion_dseg.nii.gz"
 PICTURE_SUFFIX = "_label-lesion.png"
+
+
+def result_path(output_dir: str | Path, case: Mapping[str, Any], suffix: str) -> Path:
+    """
+    Where a scan's result goes.
+
+    Args:
+        output_dir: the run's folder.
+        case: one of :func:`shared_nets.data.find_cases`.
+        suffix: what the result is, :data:`MASK_SUFFIX` say.
+
+    Returns:
+        ``NAME`` and the suffix, for a scan of a BIDS dataset in the folder that BIDS wants.
+    """
+    return Path(output_dir, str(case.get("folder", "")), f"{case['name']}{suffix}")
 
 
 def make_output_folder(folder: str | Path) -> Path:
@@ -148,13 +166,14 @@ class LesionWriter:
     """
     Handler that writes each scan's results into one folder, named by the case's ``name``.
 
-    ``NAME_label-lesion_mask.nii.gz`` (uint8), ``NAME_label-lesion_probseg.nii.gz`` (float32, if asked
-    for) and ``NAME_label-lesion.png``, the mask and probabilities on the grid of the file in the image's
-    ``filename_or_obj``.
+    ``NAME_label-lesion_mask.nii.gz`` (uint8) and ``NAME_label-lesion.png``; if asked for,
+    ``NAME_label-lesion_probseg.nii.gz`` (float32) and ``NAME_label-lesion_dseg.nii.gz`` (the lesions
+    numbered, the largest 1). All volumes are on the grid of the file in the image's ``filename_or_obj``.
 
     Args:
         output_dir: the folder; created if need be.
         save_probability: write the probabilities too.
+        save_labels: write the lesions numbered too.
         save_picture: write the picture.
         channels: names of the image's channels, for the picture.
     """
@@ -163,13 +182,26 @@ class LesionWriter:
         self,
         output_dir: str | Path,
         save_probability: bool = False,
+        save_labels: bool = False,
         save_picture: bool = True,
         channels: Sequence[str] = (),
     ) -> None:
         self.output_dir = Path(output_dir)
         self.save_probability = save_probability
+        self.save_labels = save_labels
         self.save_picture = save_picture
         self.channels = tuple(channels)
+
+    @property
+    def suffixes(self) -> list[str]:
+        """What is written for each scan."""
+        wanted = {
+            MASK_SUFFIX: True,
+            PROBABILITY_SUFFIX: self.save_probability,
+            LABELS_SUFFIX: self.save_labels,
+            PICTURE_SUFFIX: self.save_picture,
+        }
+        return [suffix for suffix, is_wanted in wanted.items() if is_wanted]
 
     def attach(self, engine: Engine) -> None:
         """Write after every iteration of ``engine``, whose output is a list of decollated cases."""
@@ -188,14 +220,17 @@ class LesionWriter:
     def write(self, case: Mapping[str, Any]) -> None:
         """Write one case: ``name``, ``image`` (preprocessed), ``pred`` and ``probability`` (native grid)."""
         make_output_folder(self.output_dir)
-        start = str(self.output_dir / str(case["name"]))
+        path = partial(result_path, self.output_dir, case)
         reference = scan_grid(case["image"])
-        write_nifti(start + MASK_SUFFIX, _as_uint8(case["pred"]), reference)
+        mask = _as_uint8(case["pred"])
+        write_nifti(path(MASK_SUFFIX), mask, reference)
         if self.save_probability:
-            write_nifti(start + PROBABILITY_SUFFIX, case["probability"].cpu().numpy(), reference)
+            write_nifti(path(PROBABILITY_SUFFIX), case["probability"].cpu().numpy(), reference)
+        if self.save_labels:
+            write_nifti(path(LABELS_SUFFIX), label_lesions(mask), reference)
         if self.save_picture:
             sheet = lesion_sheet(case["image"], case["pred"], name=str(case["name"]), channels=self.channels)
-            write_bytes(start + PICTURE_SUFFIX, sheet)
+            write_bytes(path(PICTURE_SUFFIX), sheet)
 
 
 def scan_grid(image: MetaTensor) -> str | SpatialImage:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,8 +23,9 @@ from typer.testing import CliRunner
 
 from shared_nets import XNet, __version__, load_keras_weights
 from shared_nets.cli import app
-from tests.commands import bundle, strokeseg
+from tests.commands import Running, bundle, start, strokeseg
 from tests.conftest import NETWORKS
+from tests.heads import head, lesion_mask, write
 from tests.networks.oracle.weights import keras_weights
 from tests.networks.test_keras_import import write_h5
 
@@ -30,6 +36,13 @@ def invoke(*words: object) -> tuple[int, str]:
     """The command's exit code and all it says, for commands that end before torch is needed."""
     result = CliRunner().invoke(app, [str(word) for word in words])
     return result.exit_code, " ".join(result.output.replace("│", " ").split())
+
+
+OF_THE_COHORT = {"lesions.csv", "components.csv", "manifest.json", "report.html"}
+
+
+def visible(folder: Path) -> set[str]:
+    return {p.name for p in folder.iterdir() if not p.name.startswith(".")}
 
 
 # ---- the command line itself ----
@@ -116,11 +129,9 @@ def test_the_same_as_the_bundle(trees: Folders, bundles: Folders, tmp_path: Path
         smallest_lesion_ml=1,
     )  # fmt: skip
     assert other.code == 0, other.err
-    made = sorted(p.name for p in (tmp_path / "cli").iterdir())
-    assert made == sorted(
-        [f"case{n}_label-lesion{end}" for n in (1, 2) for end in ("_mask.nii.gz", "_probseg.nii.gz", ".png")]
-        + ["lesions.csv"]
-    )
+    made = visible(tmp_path / "cli")
+    ends = ("_mask.nii.gz", "_mask.json", "_probseg.nii.gz", "_probseg.json", ".png")
+    assert made == {f"case{n}_label-lesion{end}" for n in (1, 2) for end in ends} | OF_THE_COHORT
     for file in made:
         if file.endswith(".nii.gz"):
             assert (tmp_path / "cli" / file).read_bytes() == (tmp_path / "bundle" / file).read_bytes()
@@ -176,9 +187,8 @@ def test_bad_scans_beside_a_good_one(trees: Folders, bundles: Folders, tmp_path:
     for path in (corrupt, absent, folder):
         assert str(path) in table.loc[path.name.removesuffix(".nii.gz"), "message"]
         assert any(str(path) in line for line in told)
-    assert {p.name for p in out.iterdir()} == {
-        "case1_label-lesion_mask.nii.gz", "case1_label-lesion.png", "lesions.csv",
-    }  # fmt: skip
+    made = {f"case1_label-lesion{end}" for end in ("_mask.nii.gz", "_mask.json", ".png")}
+    assert visible(out) == made | OF_THE_COHORT
 
 
 def test_one_bad_scan_of_three(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
@@ -287,6 +297,127 @@ def test_a_bundle_without_weights(trees: Folders, bundles: Folders, tmp_path: Pa
     assert done.code == 1
     assert len(done.err.splitlines()) == 1
     assert str(tmp_path / "bundle" / "models" / "model.pt") in done.err
+
+
+# ---- cohorts ----
+
+
+def predict(bundles: Folders, output: Path, *words: object) -> list[object]:
+    return ["predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", output, *words]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A BIDS dataset of six participants."""
+    for number in range(1, 7):
+        scan = tmp_path / f"bids/sub-{number}/anat/sub-{number}_T1w.nii.gz"
+        write(scan, head("T1w", lesion_mask(number), seed=number))
+    return tmp_path / "bids"
+
+
+def test_a_bids_dataset_and_what_a_rerun_does(bundles: Folders, dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    chosen = ["--participant-label", "1,sub-3", "--participant-label", "5"]
+    done = strokeseg(*predict(bundles, out, *chosen, "--save-labels", dataset))
+    assert done.code == 0, done.err
+    masks = {p.relative_to(out).as_posix() for p in out.glob("sub-*/anat/*_mask.nii.gz")}
+    assert masks == {f"sub-{n}/anat/sub-{n}_label-lesion_mask.nii.gz" for n in (1, 3, 5)}
+    assert (out / "dataset_description.json").is_file()
+    other = bundle(
+        config_file=bundles["xnet"] / "configs" / "inference.json", bundle_root=bundles["xnet"],
+        dataset_dir=dataset, output_dir=tmp_path / "bundle", participants="['1','3','5']",
+    )  # fmt: skip
+    assert other.code == 0, other.err
+    for mask in masks:
+        assert (out / mask).read_bytes() == (tmp_path / "bundle" / mask).read_bytes()
+
+    again = strokeseg(*predict(bundles, out, "--json", *chosen, "5", dataset))
+    assert again.code == 1
+    # BIDS apps part labels by spaces; here 5 would be a scan.
+    assert re.search(r"5 is no BIDS dataset .* or part several labels by commas\.$", again.err)
+    again = strokeseg(*predict(bundles, out, "--json", dataset))
+    assert again.code == 0, again.err
+    assert again.err == ""
+    *scans, whole = map(json.loads, again.out.splitlines())
+    assert {scan["scan"]: scan["earlier"] for scan in scans} == {
+        f"sub-{n}": n in (1, 3, 5) for n in range(1, 7)
+    }
+    assert whole["segmented"] == 6
+    assert whole["earlier"] == 3
+    absent = strokeseg(*predict(bundles, out, "--participant-label", "9", dataset))
+    assert (absent.code, len(absent.err.splitlines())) == (1, 1)
+    assert "has no sub-9" in absent.err
+
+
+def test_three_processes_one_of_them_killed(bundles: Folders, dataset: Path, tmp_path: Path) -> None:
+    """As under torchrun: the killed part goes on where it was, and the tables are those of one process."""
+    together, alone = tmp_path / "together", tmp_path / "alone"
+
+    def part(rank: int) -> Running:
+        rank_and_size = {"RANK": str(rank), "WORLD_SIZE": "3"}
+        return start("shared_nets.cli", *predict(bundles, together, dataset), **rank_and_size)
+
+    running = [part(rank) for rank in range(3)]
+    first = together / "sub-2" / "anat" / "sub-2_label-lesion_mask.json"  # of the second process
+    wait_for(first)
+    assert running[1].process.pid
+    os.kill(running[1].process.pid, signal.SIGKILL)
+    ends = [one.finish() for one in running]
+    assert [end.code for end in ends] == [0, -signal.SIGKILL, 0]
+    assert "Shard 1 of 3 (torchrun): 2 of 6 scans" in ends[0].err
+    assert set(pd.read_csv(together / "lesions.csv")["scan"]) == {"sub-1", "sub-4", "sub-3", "sub-6"}
+    made = first.stat().st_mtime_ns
+    again = part(1).finish()
+    assert again.code == 0, again.err
+    assert "2 scans segmented (1 of them by an earlier run)" in again.out
+    assert first.stat().st_mtime_ns == made
+
+    assert strokeseg(*predict(bundles, alone, dataset)).code == 0
+    for table in ("lesions.csv", "components.csv"):
+        one, three = (pd.read_csv(folder / table) for folder in (alone, together))
+        kept = [column for column in one if column != "seconds"]
+        pd.testing.assert_frame_equal(three[kept], one[kept])
+    manifest = json.loads((together / "manifest.json").read_text())
+    assert [part["shard"] for part in manifest["shards"]] == ["1-of-3", "2-of-3", "3-of-3"]
+    assert len(manifest["scans"]) == 6
+
+
+def test_sigterm_ends_in_a_sentence_and_the_next_run_continues(
+    bundles: Folders, dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    running = start("shared_nets.cli", *predict(bundles, out, "--quiet", dataset))
+    wait_for(out / "sub-1" / "anat" / "sub-1_label-lesion_mask.json")
+    refused = strokeseg(*predict(bundles, out, dataset))
+    assert refused.code == 1
+    assert f"{out} is being written by another run" in refused.err
+    assert len(refused.err.splitlines()) == 1
+    assert running.process.pid
+    os.kill(running.process.pid, signal.SIGTERM)
+    done = running.finish()
+    assert done.code == 143
+    (told,) = done.err.splitlines()
+    assert re.fullmatch(r"Stopped, \d scans? left: terminated; run again to continue\.", told)
+    assert not list(out.rglob("*.part"))
+    for path in out.rglob("*.nii.gz"):
+        nib.load(path).get_fdata()
+    again = strokeseg(*predict(bundles, out, dataset))
+    assert again.code == 0, again.err
+    assert "6 scans segmented (" in again.out
+
+
+def wait_for(path: Path, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("shard", ["4/3", "half"])
+def test_a_part_that_is_none(bundles: Folders, dataset: Path, tmp_path: Path, shard: str) -> None:
+    done = strokeseg(*predict(bundles, tmp_path / "out", "--shard", shard, dataset))
+    assert done.code == 1
+    assert done.err == f"{shard} is no part of a cohort: give --shard 1/3, 2/3 and 3/3, auto or none.\n"
 
 
 # ---- weights ----

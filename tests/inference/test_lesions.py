@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from shared_nets.inference import RemoveSmallLesionsd, head_midline, measure_lesions
+from shared_nets.inference import RemoveSmallLesionsd, head_midline, label_lesions, measure_lesions
 
 ORIENTATIONS = [
     [[axis, flip] for axis, flip in zip(axes, flips, strict=True)]
@@ -53,6 +53,34 @@ def test_two_boxes() -> None:
     assert found.lesion_count == 2
     assert found.max_probability == 0.75
     assert found.side == "both"
+    # The voxels' centres are at x = 2 i; the midline at 20 lies between the boxes.
+    assert (found.left_ml, found.right_ml) == pytest.approx((18 * 0.030, 120 * 0.030))
+    right, left = (31.0, 21.0, 22.5), (4.0, 12.0, 17.5)
+    mean = (120 * np.array(right) + 18 * np.array(left)) / 138
+    assert (found.centroid_x_mm, found.centroid_y_mm, found.centroid_z_mm) == pytest.approx(tuple(mean))
+    assert found.mean_probability == 0.75
+
+
+def test_each_lesion_and_its_number_in_the_label_map() -> None:
+    affine = np.diag([2.0, 3.0, 5.0, 1.0])
+    mask = boxes(LEFT, RIGHT)
+    probability = mask * np.linspace(0.5, 1, 20)[:, None, None]  # by the first axis
+    found = measure_lesions(mask, probability, affine, midline_x=20.0).lesions
+    assert [(lesion.lesion, lesion.side) for lesion in found] == [(1, "right"), (2, "left")]
+    assert [lesion.volume_ml for lesion in found] == pytest.approx([3.6, 0.54])
+    centres = [(lesion.centroid_x_mm, lesion.centroid_y_mm, lesion.centroid_z_mm) for lesion in found]
+    np.testing.assert_allclose(centres, [(31, 21, 22.5), (4, 12, 17.5)])
+    assert [lesion.mean_probability for lesion in found] == pytest.approx([0.5 + 15.5 / 38, 0.5 + 2 / 38])
+    assert [lesion.max_probability for lesion in found] == pytest.approx([0.5 + 17 / 38, 0.5 + 3 / 38])
+    labels = label_lesions(mask[None])
+    np.testing.assert_array_equal(labels, boxes(RIGHT) + 2 * boxes(LEFT))
+    assert label_lesions(boxes()).max() == 0
+
+
+def test_voxels_on_the_midline_count_half_on_either_side() -> None:
+    found = measure_lesions(boxes((slice(3, 6), slice(0, 1), slice(0, 1))), None, np.eye(4), 4.0)
+    assert (found.left_ml, found.right_ml) == pytest.approx((0.0015, 0.0015))
+    assert found.volume_ml == pytest.approx(0.003)
 
 
 def test_a_sphere_has_its_volume() -> None:

@@ -70,7 +70,8 @@ class Run:
 
     @property
     def files(self) -> set[str]:
-        return {path.name for path in self.output.iterdir()} if self.output.is_dir() else set()
+        """What was written of single scans."""
+        return {path.name for path in self.output.rglob("*_label-*")}
 
 
 def predict(

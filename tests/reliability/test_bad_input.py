@@ -288,7 +288,7 @@ def test_refused(case: Case, tmp_path: Path, happened: Happened) -> None:
     assert case.says in bad["message"]
     assert is_one_sentence(bad["message"], tmp_path)
     assert f"Failed: {bad['message']}" in run.err
-    assert run.files == {"good_label-lesion_mask.nii.gz", "lesions.csv"}
+    assert run.files == {"good_label-lesion_mask.nii.gz", "good_label-lesion_mask.json"}
 
 
 @rows(
@@ -351,7 +351,7 @@ def test_pair_refused(case: Case, tmp_path: Path, happened: Happened) -> None:
     assert run.code == 1
     check_good(run)
     assert case.says in run.table.loc["bad", "message"]
-    assert run.files == {"good_label-lesion_mask.nii.gz", "lesions.csv"}
+    assert run.files == {"good_label-lesion_mask.nii.gz", "good_label-lesion_mask.json"}
 
 
 @rows(
@@ -399,4 +399,4 @@ def test_unreadable(tmp_path: Path, happened: Happened) -> None:
         assert run.code == 1
         check_good(run)
         assert "check its permissions" in run.table.loc["bad", "message"]
-        assert run.files == {"good_label-lesion_mask.nii.gz", "lesions.csv"}
+        assert run.files == {"good_label-lesion_mask.nii.gz", "good_label-lesion_mask.json"}

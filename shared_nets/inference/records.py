@@ -1,0 +1,271 @@
+"""
+What made each result, kept beside it: which scan, model, weights and settings.
+
+The JSON file beside a mask is BIDS's sidecar of it; by it a later run knows that the scan is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared_nets import __version__
+from shared_nets.data.bids import dataset_root
+from shared_nets.errors import ScanNotFoundError
+from shared_nets.files import write_bytes
+from shared_nets.inference.outputs import MASK_SUFFIX, LesionWriter, result_path
+from shared_nets.release import sha256
+
+NOTICE = "Research use only, not a medical device."
+DESCRIPTION = "dataset_description.json"
+BIDS_VERSION = "1.10.0"
+# What a BIDS validator need not know about.
+_BIDS_IGNORE = "*.csv\n*.html\n*.png\nmanifest.json\nshards/\n"
+_LIBRARIES = ("torch", "monai", "nibabel", "numpy", "scipy", "connected-components-3d")
+_OTHER_FILES_OF = (".mhd", ".nhdr")  # headers whose voxels lie in a file beside them
+
+Case = Mapping[str, Any]
+
+
+@dataclass
+class Result:
+    """
+    What came of one scan.
+
+    Args:
+        row: its row in the table.
+        lesions: a row a lesion.
+        inputs: its files, each ``{"Path": ..., "SHA256": ...}``.
+        earlier: whether it stood there from an earlier run.
+    """
+
+    row: dict[str, Any]
+    lesions: list[dict[str, Any]] = field(default_factory=list)
+    inputs: list[dict[str, str]] = field(default_factory=list)
+    earlier: bool = False
+
+
+class Records:
+    """
+    Writes what made each scan's result, and finds the results that need not be made again.
+
+    Args:
+        writer: writes the results; says which files there must be.
+        bundle_root: the bundle's folder.
+        weights: the network's weights file.
+        settings: by name, the settings that change results.
+        overwrite: find nothing, so that all is made again.
+    """
+
+    def __init__(
+        self,
+        writer: LesionWriter,
+        bundle_root: str | Path,
+        weights: str | Path,
+        settings: Mapping[str, Any],
+        overwrite: bool = False,
+    ) -> None:
+        self.writer = writer
+        self.output_dir = writer.output_dir
+        self.settings = json.loads(json.dumps(settings))  # as it comes back from a file: lists, no tuples
+        self.overwrite = overwrite
+        self.made_by = _made_by(Path(bundle_root), Path(weights))
+
+    def inputs(self, case: Case) -> list[dict[str, str]]:
+        """
+        A case's files, each with its hash.
+
+        Raises:
+            ScanNotFoundError: if one is not there or cannot be read.
+        """
+        image = case["image"]
+        paths = image if isinstance(image, (list, tuple)) else [image]
+        return [{"Path": str(path), "SHA256": hash_scan(Path(path))} for path in paths if path]
+
+    def find(self, case: Case) -> Result | None:
+        """
+        The result of an earlier run, if its scan, model, weights and settings are this run's.
+
+        What an earlier run knows about other ones is forgotten, so that a run that is killed leaves no
+        result with a wrong record.
+        """
+        path = self._path(case)
+        record = _read(path)
+        if record is None:
+            return None
+        with suppress(ScanNotFoundError, KeyError, TypeError):
+            inputs = self.inputs(case)
+            same = (
+                record["GeneratedBy"] == self.made_by
+                and record["Settings"] == self.settings
+                and [i["SHA256"] for i in record["Inputs"]] == [i["SHA256"] for i in inputs]
+                and record["Result"]["scan"] == case["name"]
+            )
+            there = all(result_path(self.output_dir, case, s).is_file() for s in self.writer.suffixes)
+            if same and there and not self.overwrite:
+                return Result(record["Result"], record["Lesions"], inputs, earlier=True)
+        path.unlink()
+        return None
+
+    def write(self, case: Case, result: Result) -> None:
+        """
+        Write the sidecars of a finished scan; the mask's, which makes it count as finished, last.
+
+        Raises:
+            OutputError: if a file cannot be written.
+        """
+        about = {
+            "Type": "Lesion",
+            "Sources": [_uri(Path(i["Path"])) for i in result.inputs],
+            "SpatialReference": _uri(Path(result.inputs[0]["Path"])) if result.inputs else "n/a",
+            "GeneratedBy": self.made_by,
+            "Settings": self.settings,
+            "Inputs": result.inputs,
+            "Notice": NOTICE,
+        }
+        for suffix in self.writer.suffixes:
+            if suffix.endswith(".nii.gz") and suffix != MASK_SUFFIX:
+                write_json(_sidecar(result_path(self.output_dir, case, suffix)), about)
+        write_json(self._path(case), about | {"Result": result.row, "Lesions": result.lesions})
+
+    def describe_dataset(self, cases: Iterable[Case]) -> None:
+        """
+        Make the output folder a BIDS derivatives dataset, if a scan comes from a BIDS dataset.
+
+        Raises:
+            OutputError: if a file cannot be written.
+        """
+        roots = dict.fromkeys(root for case in cases if "folder" in case for root in [_root_of(case)] if root)
+        if not roots:
+            return
+        description = {
+            "Name": f"Stroke lesions by {self.made_by['Name']}",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [
+                {
+                    "Name": "shared_nets",
+                    "Version": __version__,
+                    "Description": f"{self.made_by['Name']} {self.made_by['Version']}. {NOTICE}",
+                }
+            ],
+            "SourceDatasets": [{"URL": root.as_uri()} for root in roots],
+            "DatasetLinks": {"raw": next(iter(roots)).as_uri()},
+        }
+        write_json(self.output_dir / DESCRIPTION, description)
+        write_bytes(self.output_dir / ".bidsignore", _BIDS_IGNORE.encode())
+
+    def _path(self, case: Case) -> Path:
+        return _sidecar(result_path(self.output_dir, case, MASK_SUFFIX))
+
+
+def software() -> dict[str, str]:
+    """The versions of Python, this package and the libraries that results depend on."""
+    found = {"python": platform.python_version(), "shared_nets": __version__}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def hash_scan(path: Path) -> str:
+    """
+    The SHA-256 of a scan's content, in hexadecimal: of its file, or of all its files in order.
+
+    Args:
+        path: a file, or the folder of a DICOM series.
+
+    Raises:
+        ScanNotFoundError: if it is not there or cannot be read.
+    """
+    try:
+        if path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        elif path.suffix.lower() in _OTHER_FILES_OF:
+            files = sorted(p for p in path.parent.iterdir() if p.name.startswith(f"{path.stem}."))
+        else:
+            files = [path]
+        digests = [_digest(p) for p in files]
+    except OSError as error:
+        raise ScanNotFoundError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """
+    Write JSON that every reader takes: what is not a number is null.
+
+    Args:
+        path: the file.
+        content: what it shall hold.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def plain(value: Any) -> Any:
+    """The value with NaN and infinity as None, in lists and mappings too."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _made_by(bundle_root: Path, weights: Path) -> dict[str, Any]:
+    metadata = _read(bundle_root / "configs" / "metadata.json") or {}
+    config = bundle_root / "configs" / "inference.json"
+    return {
+        "Name": metadata.get("name", bundle_root.name),
+        "Version": metadata.get("version", "n/a"),
+        "WeightsSHA256": sha256(weights),
+        "ConfigSHA256": _digest(config) if config.is_file() else "n/a",
+        "CodeVersion": __version__,
+    }
+
+
+def _digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(2**20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON file's mapping; None where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+
+
+def _root_of(case: Case) -> Path | None:
+    images: Sequence[Any] = case["image"] if isinstance(case["image"], (list, tuple)) else [case["image"]]
+    return next((dataset_root(path) for path in images if path), None)
+
+
+def _uri(path: Path) -> str:
+    """BIDS's URI of a scan in a BIDS dataset, else its path."""
+    root = dataset_root(path)
+    return f"bids:raw:{path.relative_to(root).as_posix()}" if root else str(path)

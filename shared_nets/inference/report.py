@@ -1,0 +1,129 @@
+"""A page to look a cohort over: failures first, the volumes, every scan's numbers and picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import statistics
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from shared_nets.files import write_bytes
+from shared_nets.inference.outputs import MASK_SUFFIX, PICTURE_SUFFIX, result_path
+from shared_nets.inference.records import NOTICE, Records, Result, software
+
+# Upper ends of the histogram's bars, mL; a bar of its own for no lesion.
+VOLUME_BINS_ML = (0.0, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, float("inf"))
+# A page of a thousand pictures must still open: some 30 kB each.
+THUMBNAIL_WIDTH = 760  # pixels
+_JPEG_QUALITY = 72
+
+
+def write_report(
+    path: str | Path, results: Sequence[Result], cases: Sequence[Mapping[str, Any]], records: Records
+) -> None:
+    """
+    Write the page, one file that needs no other and no network.
+
+    Args:
+        path: the HTML file.
+        results: what came of the scans, in order.
+        cases: the cases they came from, by ``name``.
+        records: says where results are, and what made them.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    path = Path(path)
+    by_name = {str(case["name"]): case for case in cases}
+    done = [result.row for result in results if result.row["status"] == "ok"]
+    volumes = [float(row["volume_ml"]) for row in done]
+    page = _environment().get_template("report.html.j2").render(
+        folder=path.parent.resolve().name,
+        notice=NOTICE,
+        made=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        model=records.made_by,
+        settings=records.settings,
+        software=software(),
+        failed=[result.row for result in results if result.row["status"] == "failed"],
+        scans=[_scan(result.row, by_name[result.row["scan"]], path.parent) for result in results],
+        done=len(done),
+        with_lesion=sum(volume > 0 for volume in volumes),
+        median=statistics.median(volumes) if volumes else None,
+        largest=max(volumes, default=None),
+        bars=volume_bars(volumes),
+    )  # fmt: skip
+    write_bytes(path, page.encode())
+
+
+def volume_bars(volumes: Sequence[float]) -> list[tuple[str, int]]:
+    """
+    How many scans have how much lesion.
+
+    Args:
+        volumes: mL, one a scan.
+
+    Returns:
+        the bars' names and counts, from no lesion to the largest.
+    """
+    bars = [("none", sum(volume <= 0 for volume in volumes))]
+    for low, high in itertools.pairwise(VOLUME_BINS_ML):
+        name = f"{low:g}–{high:g}" if high < float("inf") else f"> {low:g}"
+        bars.append((name, sum(low < volume <= high for volume in volumes)))
+    return bars
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("shared_nets.inference", package_path="."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    return environment
+
+
+def _number(value: Any, digits: int) -> str:
+    return "" if value is None else f"{float(value):.{digits}f}"
+
+
+def _scan(row: Mapping[str, Any], case: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A row with links to the scan's mask and picture, and a small picture to show in the page."""
+    picture, mask = (result_path(folder, case, suffix) for suffix in (PICTURE_SUFFIX, MASK_SUFFIX))
+    finished = row["status"] == "ok"
+    return {
+        **row,
+        "mask": _link(mask, folder) if finished else None,
+        "picture": _link(picture, folder) if finished and picture.is_file() else None,
+        "thumbnail": thumbnail(picture) if finished and picture.is_file() else None,
+    }
+
+
+def _link(path: Path, folder: Path) -> str:
+    return quote(path.relative_to(folder).as_posix())
+
+
+def thumbnail(picture: Path) -> str:
+    """
+    A small copy of a picture inside a URL.
+
+    Args:
+        picture: a PNG file.
+    """
+    with Image.open(picture) as image:
+        small = image.convert("RGB")
+        if small.width > THUMBNAIL_WIDTH:
+            height = round(small.height * THUMBNAIL_WIDTH / small.width)
+            small = small.resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    small.save(content, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

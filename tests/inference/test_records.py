@@ -1,0 +1,205 @@
+"""Reruns: what is left alone, what is done anew, and what is known of each result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from shared_nets.data import find_cases
+from shared_nets.errors import ScanNotFoundError
+from shared_nets.inference import Cohort, LesionWriter, Records
+from shared_nets.inference.outputs import LABELS_SUFFIX, MASK_SUFFIX
+from shared_nets.inference.records import hash_scan
+from tests.inference.test_cohort import LEFT, RIGHT, Bright, cohort, save
+
+Run = Callable[..., list[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """``run(cases, ...)`` runs a cohort into ``out`` and returns the scans that went through the network."""
+    (tmp_path / "model.pt").write_bytes(b"weights")
+
+    def go(cases: list[dict], network: Any = None, **changes: Any) -> list[str]:
+        done: list[str] = []
+
+        def note(case: dict[str, Any]) -> dict[str, Any]:
+            done.append(case["name"])
+            return {}
+
+        output = tmp_path / "out"
+        settings = {"threshold": changes.pop("threshold", 0.5), "window": (32, 32)}
+        overwrite = changes.pop("overwrite", False)
+        writer = LesionWriter(output, **{"save_probability": True, "save_picture": False} | changes)
+        records = Records(writer, tmp_path, tmp_path / "model.pt", settings, overwrite)
+        run: Cohort = cohort(
+            cases, output, network, writer=writer, records=records, measures=[note], quiet=True
+        )
+        run.run()
+        return done
+
+    return go
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> list[dict]:
+    return [save(tmp_path, "a", (LEFT, RIGHT)), save(tmp_path, "b"), save(tmp_path, "c", (LEFT,))]
+
+
+def tables(output: Path) -> tuple[bytes, bytes]:
+    return (output / "lesions.csv").read_bytes(), (output / "components.csv").read_bytes()
+
+
+def test_a_finished_cohort_is_left_alone(run: Run, scans: list[dict], tmp_path: Path) -> None:
+    assert run(scans) == ["a", "b", "c"]
+    first = tables(tmp_path / "out")
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.nii.gz")}
+    assert run(scans) == []
+    assert tables(tmp_path / "out") == first  # seconds too: those of the run that did it
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.nii.gz")} == stamps
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [scan["earlier"] for scan in manifest["scans"]] == [True] * 3
+    assert run(scans, overwrite=True) == ["a", "b", "c"]
+
+
+def test_new_and_changed_scans_are_done(run: Run, scans: list[dict], tmp_path: Path) -> None:
+    run(scans[:2])
+    save(tmp_path, "b", (RIGHT,))
+    assert run(scans) == ["b", "c"]
+    rows = pd.read_csv(tmp_path / "out" / "lesions.csv").set_index("scan")
+    assert dict(rows["side"]) == {"a": "both", "b": "right", "c": "left"}
+
+
+def test_a_touched_or_moved_scan_is_the_same(run: Run, scans: list[dict], tmp_path: Path) -> None:
+    run(scans)
+    os.utime(scans[0]["image"], (0, 0))
+    (tmp_path / "moved").mkdir()
+    for case in scans:
+        case["image"] = str(Path(case["image"]).rename(tmp_path / "moved" / Path(case["image"]).name))
+    assert run(scans) == []
+
+
+def test_other_settings_weights_and_wishes_do_it_anew(run: Run, scans: list[dict], tmp_path: Path) -> None:
+    run(scans)
+    assert run(scans, threshold=0.6) == ["a", "b", "c"]
+    (tmp_path / "model.pt").write_bytes(b"other weights")
+    assert run(scans, threshold=0.6) == ["a", "b", "c"]
+    assert run(scans, threshold=0.6, save_labels=True) == ["a", "b", "c"]
+    assert run(scans, threshold=0.6) == []  # more than is wanted is there
+    (tmp_path / "out" / f"b{MASK_SUFFIX}").unlink()
+    assert run(scans, threshold=0.6) == ["b"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"GeneratedBy": 3}'])
+def test_a_sidecar_that_says_nothing_is_no_result(
+    run: Run, scans: list[dict], tmp_path: Path, content: str
+) -> None:
+    run(scans)
+    (tmp_path / "out" / "c_label-lesion_mask.json").write_text(content)
+    assert run(scans) == ["c"]
+
+
+def test_failed_scans_are_tried_again(run: Run, scans: list[dict], tmp_path: Path) -> None:
+    whole = Path(scans[1]["image"]).read_bytes()
+    Path(scans[1]["image"]).write_bytes(whole[:200])
+    with pytest.raises(SystemExit):
+        run(scans)
+    Path(scans[1]["image"]).write_bytes(whole)
+    assert run(scans) == ["b"]
+
+
+def test_a_run_killed_while_redoing_leaves_no_wrong_record(
+    run: Run, scans: list[dict], tmp_path: Path
+) -> None:
+    """With other settings a's mask is new when all ends, before its record: no old one may vouch for it."""
+    run(scans)
+
+    class Killed(Bright):
+        def forward(self, x: Any) -> Any:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        run(scans, Killed(), threshold=0.6)
+    assert "a" in run(scans)
+
+
+def test_what_is_known_of_a_result(run: Run, scans: list[dict], tmp_path: Path) -> None:
+    run(scans, save_labels=True)
+    out = tmp_path / "out"
+    about = json.loads((out / "a_label-lesion_mask.json").read_text())
+    content = Path(scans[0]["image"]).read_bytes()
+    assert about["Inputs"] == [{"Path": scans[0]["image"], "SHA256": hashlib.sha256(content).hexdigest()}]
+    assert about["GeneratedBy"]["WeightsSHA256"] == hashlib.sha256(b"weights").hexdigest()
+    assert about["Settings"] == {"threshold": 0.5, "window": [32, 32]}
+    assert about["Type"] == "Lesion"
+    row = pd.read_csv(out / "lesions.csv").iloc[0]
+    assert about["Result"]["volume_ml"] == row["volume_ml"]
+    labels = np.asarray(nib.load(out / f"a{LABELS_SUFFIX}").dataobj)
+    mask = np.asarray(nib.load(out / f"a{MASK_SUFFIX}").dataobj)
+    np.testing.assert_array_equal(labels > 0, mask > 0)
+    assert labels.dtype == np.uint16
+    components = pd.read_csv(out / "components.csv")
+    assert list(components["scan"]) == ["a", "a", "c"]
+    assert list(components["lesion"]) == [1, 2, 1]
+    voxel_ml = 1.25 * 3 / 1000
+    of_a = components[components["scan"] == "a"]["volume_ml"].to_numpy()
+    np.testing.assert_allclose(of_a, np.bincount(labels.ravel())[1:] * voxel_ml, atol=1e-3)
+    for other in ("probseg", "dseg"):
+        assert json.loads((out / f"a_label-lesion_{other}.json").read_text())["Settings"] == about["Settings"]
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["model"] == about["GeneratedBy"]
+    assert manifest["software"]["monai"]
+    assert [scan["row"]["scan"] for scan in manifest["scans"]] == ["a", "b", "c"]
+    assert manifest["scans"][0]["inputs"] == about["Inputs"]
+
+
+def test_bids_in_gives_bids_derivatives_out(run: Run, tmp_path: Path) -> None:
+    root = tmp_path / "bids"
+    for name in ("sub-1/anat/sub-1_T1w", "sub-2/ses-b/anat/sub-2_ses-b_T1w"):
+        (root / name).parent.mkdir(parents=True)
+        save((root / name).parent, Path(name).name, (LEFT,))
+    run(find_cases(root))
+    out = tmp_path / "out"
+    assert {p.relative_to(out).as_posix() for p in out.glob("sub-*/**/*") if p.is_file()} == {
+        f"{start}_label-lesion_{kind}.{end}"
+        for start in ("sub-1/anat/sub-1", "sub-2/ses-b/anat/sub-2_ses-b")
+        for kind in ("mask", "probseg")
+        for end in ("nii.gz", "json")
+    }
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"][0]["Name"] == "shared_nets"
+    assert description["DatasetLinks"] == {"raw": root.as_uri()}
+    about = json.loads((out / "sub-2/ses-b/anat/sub-2_ses-b_label-lesion_mask.json").read_text())
+    assert about["Sources"] == ["bids:raw:sub-2/ses-b/anat/sub-2_ses-b_T1w.nii.gz"]
+    assert run(find_cases(root)) == []
+
+
+def test_no_dataset_description_for_plain_folders(run: Run, scans: list[dict], tmp_path: Path) -> None:
+    run(scans)
+    assert not (tmp_path / "out" / "dataset_description.json").exists()
+
+
+def test_the_hash_of_files_that_belong_together(tmp_path: Path) -> None:
+    (tmp_path / "a.mhd").write_text("header")
+    (tmp_path / "a.raw").write_bytes(b"voxels")
+    before = hash_scan(tmp_path / "a.mhd")
+    (tmp_path / "a.raw").write_bytes(b"others")
+    assert hash_scan(tmp_path / "a.mhd") != before
+    series = tmp_path / "series"
+    series.mkdir()
+    (series / "1").write_bytes(b"slice")
+    before = hash_scan(series)
+    (series / "2").write_bytes(b"slice")
+    assert hash_scan(series) != before
+    with pytest.raises(ScanNotFoundError, match=r"gone\.nii cannot be read"):
+        hash_scan(tmp_path / "gone.nii")

@@ -1,0 +1,104 @@
+"""Parts of a cohort, and output folders that one run writes at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared_nets.errors import OutputError, UsageError
+from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard, held
+
+
+@given(st.integers(0, 40), st.integers(1, 12))
+def test_every_scan_is_in_one_part(length: int, count: int) -> None:
+    parts = [Shard(number, count).indices(length) for number in range(1, count + 1)]
+    assert sorted(index for part in parts for index in part) == list(range(length))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert all(part == sorted(part) for part in parts)
+
+
+ARRAY = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (1, 1)),
+        ({"RANK": "1", "WORLD_SIZE": "3"}, (2, 3)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, (1, 1)),
+        ({"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "0"}, (3, 4)),
+        (ARRAY | {"SLURM_ARRAY_TASK_MAX": "7", "SLURM_ARRAY_TASK_STEP": "2"}, (3, 4)),
+        # srun's tasks, and a batch script that asked for tasks but runs once itself.
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}, (4, 4)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, (1, 1)),
+        # torchrun inside an array's task: the nearer one counts.
+        (ARRAY | {"RANK": "1", "WORLD_SIZE": "2"}, (2, 2)),
+        ({"RANK": "x", "WORLD_SIZE": ""}, (1, 1)),
+    ],
+)
+def test_the_part_is_in_the_environment(environment: dict[str, str], expected: tuple[int, int]) -> None:
+    shard = find_shard("auto", environment)
+    assert (shard.number, shard.count) == expected
+    assert find_shard("none", environment) == Shard()
+    assert find_shard("2/3", environment).name == "2-of-3"
+
+
+@pytest.mark.parametrize("asked", ["0/3", "4/3", "3", "a/b", "", "1/0", "-1/3"])
+def test_what_is_no_part(asked: str) -> None:
+    with pytest.raises(UsageError, match="is no part of a cohort"):
+        find_shard(asked, {})
+
+
+def test_a_second_run_is_refused_and_the_parts_of_one_are_not(tmp_path: Path) -> None:
+    with held(tmp_path, Shard(1, 3)):
+        with held(tmp_path, Shard(2, 3)), held(tmp_path, Shard(3, 3)):
+            pass
+        for other in (Shard(), Shard(1, 3), Shard(1, 2)):
+            with pytest.raises(OutputError, match="being written by another run"), held(tmp_path, other):
+                pass
+    with held(tmp_path, Shard()), pytest.raises(OutputError), held(tmp_path, Shard(2, 3)):
+        pass
+    with held(tmp_path, Shard(2, 3)):
+        pass
+
+
+def _hold_and_die(folder: Path) -> None:
+    with held(folder, Shard()):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:
+    process = get_context("fork").Process(target=_hold_and_die, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with held(tmp_path, Shard()):
+        pass
+
+
+def test_sigterm_is_an_interruption() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), ended_by_sigterm():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_thread_leaves_signals_alone() -> None:
+    seen: list[object] = []
+
+    def run() -> None:
+        with ended_by_sigterm():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [before]
