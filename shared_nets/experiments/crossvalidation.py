@@ -102,6 +102,8 @@ class Experiment:
             return
         checkpoint = folder / "models" / "last.ckpt"
         workflow = self.workflow(["train.json"], fold, output_dir=str(folder), resume=checkpoint.is_file())
+        # What is trained, with all settings in place.
+        write_bytes(folder / "config.json", json.dumps(workflow.parser.get(), indent=1).encode())
         start = time.monotonic()
         epochs = read_last(checkpoint)["trainer"]["epoch"] if checkpoint.is_file() else 0
         if epochs < workflow.parser.get_parsed_content("max_epochs"):

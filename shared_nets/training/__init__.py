@@ -1,20 +1,23 @@
 """Training: what train.json names and MONAI lacks."""
 
 from shared_nets.training.augmentation import RandDropChanneld
+from shared_nets.training.caching import cached
 from shared_nets.training.handlers import Checkpoints, Progress, checkpoint_folder
 from shared_nets.training.processes import join_processes, local_device, parallel
 from shared_nets.training.record import record_run
 from shared_nets.training.speed import half_pays, half_type, prepared
-from shared_nets.training.start import decay_kernels_only, start_from
+from shared_nets.training.start import decay_kernels_only, is_true, start_from
 
 __all__ = [
     "Checkpoints",
     "Progress",
     "RandDropChanneld",
+    "cached",
     "checkpoint_folder",
     "decay_kernels_only",
     "half_pays",
     "half_type",
+    "is_true",
     "join_processes",
     "local_device",
     "parallel",

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def start_from(pretrained: str | Path | None, network: Network, frozen: Sequence[str] = ()) -> Network:
+def start_from(pretrained: str | Path | None, network: Network, frozen: str | Sequence[str] = ()) -> Network:
     """
     The network to train: from scratch, or fine-tuned from weights.
 
@@ -42,7 +42,24 @@ def start_from(pretrained: str | Path | None, network: Network, frozen: Sequence
             )  # fmt: skip
         check_architecture(network, state, pretrained)
         network.load_state_dict(state)
-    return freeze(network, frozen)
+    return freeze(network, [frozen] if isinstance(frozen, str) else frozen)
+
+
+def is_true(value: bool | str) -> bool:
+    """
+    A switch as a command line gives it: Python Fire leaves ``false``, unlike ``False``, as text.
+
+    Args:
+        value: true or false, or that as text.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(value, bool):
+        return value
+    raise UsageError(f"{value!r} is neither true nor false: write one of them.")
 
 
 def adapt_channels(state: Mapping[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], list[str]]:

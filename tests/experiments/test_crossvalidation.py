@@ -57,6 +57,8 @@ def test_folds_to_table(bundles: Folders, data: dict[str, Path], tmp_path: Path,
         held = {case["name"] for case in run["cases"]["validation"]}
         assert held == {f"case{n}" for n in range(1, 6) if n % 2 == fold}
         assert run["seed"] == 0
+        config = json.loads((tmp_path / f"fold{fold}" / "config.json").read_text())
+        assert (config["fold"], config["max_epochs"]) == (fold, 2)
         assert run["versions"]["torch"] == torch.__version__
     settings = json.loads((tmp_path / "experiment.json").read_text())
     assert settings["settings"] == {"max_epochs": 2, "slices_per_scan": 1, "scans_per_batch": 2}

@@ -13,7 +13,14 @@ from torch import distributed, nn
 
 from shared_nets import CNNRes, XNet
 from shared_nets.errors import UsageError, WeightsError
-from shared_nets.training import RandDropChanneld, decay_kernels_only, local_device, parallel, start_from
+from shared_nets.training import (
+    RandDropChanneld,
+    decay_kernels_only,
+    is_true,
+    local_device,
+    parallel,
+    start_from,
+)
 from shared_nets.training.processes import join_processes
 
 
@@ -168,3 +175,14 @@ class TestProcesses:
             assert distributed.get_world_size() == 1
         finally:
             distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("text", "meant"), [("false", False), ("True", True), (False, False), (True, True)])
+def test_switches_as_a_command_line_gives_them(text: bool | str, meant: bool) -> None:
+    assert is_true(text) is meant
+
+
+@pytest.mark.parametrize("text", ["no", "", 1, None])
+def test_what_is_no_switch(text: object) -> None:
+    with pytest.raises(UsageError, match="neither true nor false"):
+        is_true(text)  # type: ignore[arg-type]

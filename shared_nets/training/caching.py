@@ -1,0 +1,67 @@
+"""Prepared cases kept where they fit, so that no slice costs the decoding of a volume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.data import CacheDataset, Dataset, PersistentDataset
+
+MEMORY_SHARE = 0.4
+"""Of the machine's memory that prepared cases may take; the rest is for the network and everything else."""
+
+
+def cached(
+    data: Sequence[dict[str, Any]],
+    transform: Callable[..., Any],
+    cache_gb: float | None = None,
+    cache_dir: str | Path | None = None,
+    settings: Any = None,
+    quiet: bool = False,
+) -> Dataset:
+    """
+    A dataset whose deterministic preprocessing is done once a case.
+
+    Args:
+        data: the cases.
+        transform: the preprocessing; what comes before its first random step is kept.
+        cache_gb: memory that prepared cases may take, in GiB; by default two fifths of the machine's, divided
+            among the processes of ``torchrun``.
+        cache_dir: where they are kept on disk when they do not fit into memory, as plain tensors; None
+            prepares them anew each time then.
+        settings: what the preprocessing depends on; other settings have another folder in ``cache_dir``.
+        quiet: no progress bar.
+
+    Returns:
+        MONAI's ``CacheDataset``, ``PersistentDataset`` or ``Dataset``.
+    """
+    if not data:
+        return Dataset([], transform)
+    limit = memory_gb() * MEMORY_SHARE if cache_gb is None else cache_gb
+    if prepared_gb(data[0], transform) * len(data) <= limit:
+        return CacheDataset(data, transform, num_workers=2, progress=not quiet)
+    if cache_dir is None:
+        return Dataset(data, transform)
+    name = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:16]
+    return PersistentDataset(data, transform, cache_dir=Path(cache_dir) / name)
+
+
+def prepared_gb(case: dict[str, Any], transform: Callable[..., Any]) -> float:
+    """Memory that a prepared case takes, in GiB; 0 if it cannot be prepared, which is told in its turn."""
+    try:
+        (prepared,) = CacheDataset([case], transform, num_workers=None, progress=False)._cache
+    except Exception:
+        return 0.0
+    values = prepared.values() if isinstance(prepared, dict) else [prepared]
+    sizes = [getattr(value, "nbytes", 0) for value in values]
+    return sum(sizes) / 2**30
+
+
+def memory_gb() -> float:
+    """The machine's memory in GiB, this process's share of it among those of ``torchrun``."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return total / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

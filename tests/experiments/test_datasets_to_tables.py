@@ -1,0 +1,104 @@
+"""Each dataset in its own layout goes from its folder to a table by the commands of the README."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.bundles.test_workflows import config
+from tests.commands import bundle, strokeseg
+from tests.data import trees as datasets
+
+Folders = Mapping[str, Path]
+long = pytest.mark.long
+
+SETS = [
+    pytest.param("xnet", "atlas", datasets.atlas_r11, [], id="atlas-r1.1"),
+    pytest.param("cnnres", "isles2022", datasets.isles2022, [], id="isles2022"),
+    pytest.param("xnet", "atlas", datasets.atlas_r20, ["--stratify", "site"], id="atlas-r2.0", marks=long),
+    pytest.param(
+        "cnnres", "spes", datasets.spes, ["--channel", "DWI", "--channel", "T2"], id="spes", marks=long
+    ),
+    pytest.param("xnet", "bids", datasets.bids, ["--model", "xnet"], id="bids-xnet", marks=long),
+    pytest.param("cnnres", "bids", datasets.bids, ["--model", "cnnres"], id="bids-cnnres", marks=long),
+    pytest.param("xnet", "folder", datasets.loose, ["--model", "xnet"], id="folder", marks=long),
+]
+
+
+@pytest.mark.parametrize(("name", "reader", "tree", "options"), SETS)
+def test_from_a_datasets_folder_to_a_table(
+    bundles: Folders, tmp_path: Path, name: str, reader: str, tree: Callable[[Path], Path], options: list[str]
+) -> None:
+    data = tmp_path / "list.json"
+    done = strokeseg(
+        "datalist", reader, tree(tmp_path / "set"), "--output", data, "--folds", 2, "--quiet", *options
+    )
+    assert done.code == 0, done.err
+    settings = ["max_epochs=2", "slices_per_scan=1", "scans_per_batch=2"]
+    done = strokeseg(
+        "experiment", data, "--model", name, "--bundle", bundles[name], "--quiet",
+        "--output", tmp_path / "run", *(word for setting in settings for word in ("--set", setting)),
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    table = pd.read_csv(tmp_path / "run" / "metrics.csv")
+    listed = json.loads(data.read_text())["training"]
+    assert dict(zip(table["scan"], table["fold"], strict=True)) == {i["name"]: i["fold"] for i in listed}
+    assert (table["status"] == "ok").all()
+    assert "dice" in done.out
+
+
+@long
+def test_cnn_res_papers_recipe_from_data_to_table(bundles: Folders, trees: Folders, tmp_path: Path) -> None:
+    """One-channel samples, in evaluation too: every case twice."""
+    done = strokeseg(
+        "experiment", trees["cnnres"], "--model", "cnnres", "--bundle", bundles["cnnres"], "--quiet",
+        "--output", tmp_path, "--recipe", "paper_train.json", "--scoring", "paper", "--fold", "0",
+        "--set", "max_epochs=1", "--set", "slices_per_scan=2", "--set", "window=[32, 32]",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    names = sorted(pd.read_csv(tmp_path / "metrics.csv")["scan"])
+    assert [name.split("_")[-1] for name in names] == ["DWI", "FLAIR"]
+    assert "By the cnnres paper's rules" in done.out
+
+
+def test_a_run_repeated_has_the_same_losses(bundles: Folders, trees: Folders, tmp_path: Path) -> None:
+    """The same seed on the same CPU: loss by loss, and weight by weight."""
+    losses = []
+    for part, seed in (("a", 0), ("b", 0), ("c", 1)):
+        done = bundle(
+            "training", config_file=config(bundles["cnnres"], "train"), dataset_dir=trees["cnnres"],
+            output_dir=tmp_path / part, max_epochs=2, slices_per_scan=2, scans_per_batch=2, seed=seed,
+            quiet=True,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        events = EventAccumulator(str(tmp_path / part))
+        events.Reload()
+        (tag,) = [tag for tag in events.Tags()["scalars"] if "loss" in tag]
+        losses.append([event.value for event in events.Scalars(tag)])
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+    same = [(tmp_path / part / "models" / "model.pt").read_bytes() for part in ("a", "b")]
+    assert same[0] == same[1]
+
+
+def test_fine_tuning_tells_before_and_after(bundles: Folders, trees: Folders, tmp_path: Path) -> None:
+    words = [
+        "finetune", trees["cnnres"], "--model", "cnnres", "--bundle", bundles["cnnres"], "--output", tmp_path,
+        "--frozen", "translation1", "--quiet", "--set", "max_epochs=1", "--set", "slices_per_scan=2",
+    ]  # fmt: skip
+    done = strokeseg(*words)
+    assert done.code == 0, done.err
+    before, after = (pd.read_csv(tmp_path / "fold0" / part / "metrics.csv") for part in ("before", "after"))
+    said = [line.split() for line in done.out.splitlines()]
+    assert ["dice", f"{before['dice'].mean():.3f}", f"{after['dice'].mean():.3f}"] in said
+    assert f"Weights: {tmp_path / 'fold0' / 'models' / 'model.pt'}" in done.out
+    assert strokeseg(*words).code == 0  # trained once, told again
+    wrong = strokeseg(*words[:-4], "--set", "max_epochs=1", "--frozen", "encodr", "--output", tmp_path / "b")
+    assert wrong.code == 1
+    assert "no part 'encodr' to freeze" in wrong.err

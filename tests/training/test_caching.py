@@ -1,0 +1,77 @@
+"""Prepared cases are kept in memory when they fit, else on disk, and are prepared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.data import CacheDataset, Dataset, PersistentDataset
+from monai.transforms import Compose, MapTransform, RandFlipd
+
+from shared_nets.training.caching import cached, memory_gb, prepared_gb
+
+
+class Preparation(MapTransform):
+    """Counts its calls; a case becomes a mebibyte."""
+
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__("image")
+
+    def __call__(self, data: Any) -> dict[str, Any]:
+        type(self).calls += 1
+        if data["image"] < 0:
+            raise ValueError("cannot be prepared")
+        return {"image": torch.full((1, 512, 512), float(data["image"]))}
+
+
+@pytest.fixture
+def transform() -> Compose:
+    Preparation.calls = 0
+    return Compose([Preparation(), RandFlipd("image", prob=0.5)])
+
+
+DATA = [{"image": n} for n in range(4)]
+MIB = 2**-10
+
+
+@pytest.mark.parametrize(
+    ("cache_gb", "folder", "kind"),
+    [(5 * MIB, True, CacheDataset), (3 * MIB, True, PersistentDataset), (3 * MIB, False, Dataset)],
+)
+def test_by_size(transform: Compose, tmp_path: Path, cache_gb: float, folder: bool, kind: type) -> None:
+    dataset = cached(DATA, transform, cache_gb, tmp_path if folder else None, quiet=True)
+    assert type(dataset) is kind
+    for _ in range(3):
+        assert [float(dataset[n]["image"][0, 0, 0]) for n in range(4)] == [0, 1, 2, 3]
+    # One case is prepared to be measured.
+    assert Preparation.calls == 1 + (12 if kind is Dataset else 4)
+
+
+def test_other_settings_are_other_files(transform: Compose, tmp_path: Path) -> None:
+    for spacing in (1.0, 2.0, 1.0):
+        assert cached(DATA, transform, 0.0, tmp_path, [spacing], quiet=True)[0]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_case_that_cannot_be_prepared_is_told(transform: Compose) -> None:
+    data = [{"image": -1}, *DATA]
+    assert prepared_gb(data[0], transform) == 0
+    with pytest.raises((RuntimeError, ValueError)):
+        cached(data, transform, quiet=True)
+
+
+def test_no_cases() -> None:
+    dataset = cached([], Compose([]))
+    assert len(dataset) == 0
+    assert dataset.data == []
+
+
+def test_memory_is_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = memory_gb()
+    assert 0.5 < alone < 10_000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory_gb() == pytest.approx(alone / 4)
