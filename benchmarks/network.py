@@ -1,0 +1,136 @@
+"""
+CPU seconds of a batch of slices: a network as it is trained, rewritten, on each backend, beside others.
+
+    python benchmarks/network.py --model xnet --size 224 192
+    python benchmarks/network.py --model cnnres --size 160 160
+
+Everything alternates in one run, in one thread, and the table gives medians: other programs on the machine
+disturb all alike. ``--keras PYTHON`` adds the authors' Keras model, run by a Python that has TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shared_nets import CNNRes, UNet, XNet
+from shared_nets.inference import for_inference
+from shared_nets.inference.backends import CPU_BACKENDS, CompiledNetwork
+from shared_nets.networks.upsampling import UpConv
+
+CHANNELS = {"xnet": 1, "cnnres": 2}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=CHANNELS, default="xnet")
+    parser.add_argument("--size", type=int, nargs=2, default=(224, 192))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--keras", type=Path, metavar="PYTHON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    x = torch.rand(options.batch, CHANNELS[options.model], *options.size)
+
+    run = candidates(options.model)
+    if options.keras:
+        run["original Keras"] = keras(options.keras, x.shape)
+    seconds: dict[str, list[float]] = {name: [] for name in run}
+    with torch.inference_mode():
+        expected = run["PyTorch, as trained"](x)[0].sigmoid()
+        for name, compute in run.items():  # compiles what compiles
+            output, _ = compute(x)
+            if output is not None and name in LIKE_OURS:
+                print(f"{name}: probabilities differ by {(output.sigmoid() - expected).abs().max():.1e}")
+        for _ in range(options.repeats):
+            for name, compute in run.items():
+                seconds[name].append(compute(x)[1])
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"\n{options.model}, {options.batch} slices of {options.size[0]}×{options.size[1]}, one thread\n")
+    print("| network | CPU seconds | times as fast as PyTorch |\n| --- | --- | --- |")
+    for name, value in median.items():
+        print(f"| {name} | {value:.2f} | {median['PyTorch, as trained'] / value:.2f} |")
+
+
+Compute = Callable[[Tensor], tuple[Tensor | None, float]]
+LIKE_OURS = ("PyTorch, upsampling then 3×3", "torch", *CPU_BACKENDS)
+
+
+def candidates(model: str) -> dict[str, Compute]:
+    """Functions from slices to logits and the CPU seconds they took, by name."""
+    torch.manual_seed(0)
+    net = (XNet if model == "xnet" else CNNRes)().eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):  # outputs that a sigmoid does not flatten
+            module.running_var.fill_(2.0)
+    run = {"PyTorch, as trained": timed(net)}
+    if model == "xnet":
+        run["PyTorch, upsampling then 3×3"] = timed(plainly_upsampled(net))
+    for backend in ("torch", *reversed(CPU_BACKENDS)):
+        fast = for_inference(net, backend)
+        if backend == "torch" or isinstance(fast, CompiledNetwork):
+            run[backend] = timed(fast)
+    if model == "cnnres":
+        run["U-Net of 31 M values, PyTorch"] = timed(UNet(in_channels=2).eval())
+    return run
+
+
+def timed(net: nn.Module) -> Compute:
+    def compute(x: Tensor) -> tuple[Tensor, float]:
+        start = time.process_time()
+        output = net(x)
+        return output, time.process_time() - start
+
+    return compute
+
+
+def plainly_upsampled(net: nn.Module) -> nn.Module:
+    """X-Net with its up-convolutions as two operations, as the authors write them."""
+
+    class Plain(UpConv):
+        def forward(self, input: Tensor) -> Tensor:
+            return F.conv2d(F.interpolate(input, scale_factor=2.0), self.weight, self.bias, padding=1)
+
+    plain = XNet().eval()
+    plain.load_state_dict(net.state_dict())
+    for module in plain.modules():
+        if isinstance(module, UpConv):
+            module.__class__ = Plain
+    return plain
+
+
+def keras(python: Path, shape: torch.Size) -> Compute:
+    """The Keras model in a process of its own, which runs a batch for every line it reads."""
+    script = Path(__file__).with_name("keras_xnet.py")
+    process = subprocess.Popen(
+        [python, script, *map(str, (shape[0], *shape[2:]))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    told = process.stdin, process.stdout
+
+    def compute(x: Tensor) -> tuple[None, float]:
+        told[0].write("run\n")
+        return None, float(told[1].readline())
+
+    return compute
+
+
+if __name__ == "__main__":
+    main()
