@@ -1,14 +1,16 @@
 """Training: what train.json names and MONAI lacks."""
 
 from shared_nets.training.augmentation import RandDropChanneld
-from shared_nets.training.handlers import Checkpoints, Progress, checkpoint_folder
+from shared_nets.training.handlers import Checkpoints, EarlyStop, Progress, SeededEpochs, checkpoint_folder
 from shared_nets.training.processes import join_processes, local_device, parallel
 from shared_nets.training.start import decay_kernels_only, start_from
 
 __all__ = [
     "Checkpoints",
+    "EarlyStop",
     "Progress",
     "RandDropChanneld",
+    "SeededEpochs",
     "checkpoint_folder",
     "decay_kernels_only",
     "join_processes",
