@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shared_nets.networks import (
         CNNRes,
+        DeepLabV3Plus,
+        DenseUNet2D,
         FeatureSimilarityModule,
+        PSPNet,
         ResUNet,
+        SegNet,
         UNet,
         XBlock,
         XNet,
@@ -17,8 +21,29 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
-__all__ = ["CNNRes", "FeatureSimilarityModule", "ResUNet", "UNet", "XBlock", "XNet", "load_keras_weights"]
-_SUBPACKAGES = ("data", "evaluation", "inference", "networks", "release", "simulation", "training")
+__all__ = [
+    "CNNRes",
+    "DeepLabV3Plus",
+    "DenseUNet2D",
+    "FeatureSimilarityModule",
+    "PSPNet",
+    "ResUNet",
+    "SegNet",
+    "UNet",
+    "XBlock",
+    "XNet",
+    "load_keras_weights",
+]
+_SUBPACKAGES = (
+    "data",
+    "evaluation",
+    "experiments",
+    "inference",
+    "networks",
+    "release",
+    "simulation",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,15 @@ class Model(str, Enum):
     cnnres = "cnnres"
 
 
+class Backend(str, Enum):
+    """What can compute a network, see :func:`shared_nets.inference.for_inference`."""
+
+    auto = "auto"
+    openvino = "openvino"
+    onnxruntime = "onnxruntime"
+    torch = "torch"
+
+
 def bundle_folder(model: str, bundle: Path | None = None) -> Path:
     """
     The bundle to run: one that the user names, or the one beside this package, as in the repository.

@@ -14,7 +14,7 @@ VOXEL_MM = (6.0, 6.0, 6.0)
 LESION = {"T1w": 0.3, "DWI": 2.5, "FLAIR": 2.0}
 
 # The bundles' settings that make a run on such heads take seconds.
-SMALL = {"spacing": [6.0, 6.0, -1.0], "window": [32, 32]}
+SMALL = {"spacing": [6.0, 6.0, -1.0], "window": [32, 32], "backend": "torch"}
 
 
 def affine(mm: Sequence[float] = VOXEL_MM, shape: Sequence[int] = SHAPE) -> np.ndarray:

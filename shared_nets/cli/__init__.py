@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from shared_nets import __version__
-from shared_nets.cli import inspection, predict, weights
+from shared_nets.cli import datalist, experiments, inspection, predict, simulate, weights
 from shared_nets.errors import tell_errors_in_words
 
 app = typer.Typer(
@@ -23,7 +23,12 @@ app = typer.Typer(
 )
 app.command()(predict.predict)
 app.command()(inspection.inspect)
+app.command()(simulate.simulate)
+app.command()(experiments.experiment)
+app.command()(experiments.table)
+app.command()(experiments.finetune)
 app.command("import-keras")(weights.import_keras_weights)
+app.add_typer(datalist.app, name="datalist")
 app.add_typer(weights.app, name="weights")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_nets.bundles import Model, bundle_folder, run_inference
+from shared_nets.bundles import Backend, Model, bundle_folder, run_inference
 from shared_nets.errors import UsageError, tell_errors_in_words
 
 
@@ -43,6 +43,10 @@ def predict(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU when there is one.")
     ] = None,
+    backend: Annotated[
+        Backend | None,
+        typer.Option(help="What computes the network on a CPU; by default (auto) the fastest installed."),
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle folder, with your own weights.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar; failures are still told.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of the first error.")] = False,
@@ -65,6 +69,7 @@ def predict(
         "threshold": threshold,
         "smallest_lesion_ml": smallest_lesion_ml,
         "device": device,
+        "backend": backend and backend.value,
     }
     settings = {key: value for key, value in settings.items() if value is not None}
     settings |= {"save_probability": save_probability, "quiet": quiet, "debug": debug}

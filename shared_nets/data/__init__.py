@@ -1,12 +1,15 @@
 """Where scans come from: trees, data lists and folders to cases, and cases to checked, scaled images."""
 
 from shared_nets.data.cases import case_name, find_cases, modality_of, subject_of
+from shared_nets.data.datalist import read_folds, write_data_list
 from shared_nets.data.loading import LoadMaskd, LoadScand, read_mask, read_scan
+from shared_nets.data.pooled import LoadOneChanneld, pooled_cases
 from shared_nets.data.preprocessing import ScaleHeadIntensityd, head_mask
 from shared_nets.errors import ScanWarning
 
 __all__ = [
     "LoadMaskd",
+    "LoadOneChanneld",
     "LoadScand",
     "ScaleHeadIntensityd",
     "ScanWarning",
@@ -14,7 +17,10 @@ __all__ = [
     "find_cases",
     "head_mask",
     "modality_of",
+    "pooled_cases",
+    "read_folds",
     "read_mask",
     "read_scan",
     "subject_of",
+    "write_data_list",
 ]

@@ -4,6 +4,7 @@ from shared_nets.evaluation.metrics import METRICS, Lesion, case_metrics, refere
 from shared_nets.evaluation.tables import (
     LESION_SIZES_ML,
     measure_case,
+    measure_slices,
     summarise,
     summary_text,
     tell_summary,
@@ -16,6 +17,7 @@ __all__ = [
     "Lesion",
     "case_metrics",
     "measure_case",
+    "measure_slices",
     "reference_lesions",
     "summarise",
     "summary_text",

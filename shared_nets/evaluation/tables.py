@@ -64,6 +64,33 @@ def measure_case(output: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def measure_slices(output: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The columns that the CNN-Res paper's rule needs: mean overlaps of the axial slices with lesion.
+
+    Args:
+        output: as `measure_case`.
+
+    Returns:
+        ``lesion_slices`` (count) and ``slice_dice``, ``slice_iou``, ``slice_precision``, ``slice_recall``,
+        NaN where no slice has a lesion. Slices are those across the grid's axis nearest to head-foot.
+    """
+    pred, label = as_array(output["pred"])[0] > 0, as_array(output["label"])[0] > 0
+    axis = int(np.argmax(np.abs(as_array(output["pred"].affine)[2, :3])))
+    pred, label = (np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1) for mask in (pred, label))
+    pred, label = pred[label.any(1)], label[label.any(1)]
+    common, predicted, real = ((mask).sum(1) for mask in (pred & label, pred, label))
+    overlaps = {
+        "dice": 2 * common / (predicted + real),
+        "iou": common / (predicted + real - common),
+        "precision": common / np.maximum(predicted, 1),
+        "recall": common / real,
+    }
+    return {"lesion_slices": len(label)} | {
+        f"slice_{key}": float(values.mean()) if len(values) else np.nan for key, values in overlaps.items()
+    }
+
+
 def check_same_place(
     affine: NDArray[Any], other: NDArray[Any], shape: Sequence[int], name: str, tolerance: float = 0.5
 ) -> None:

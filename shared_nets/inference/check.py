@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from shared_nets.errors import DeviceError, WeightsError, tell_errors_in_words
+from shared_nets.inference.backends import check_backend
 from shared_nets.inference.outputs import make_output_folder
 
 
@@ -15,6 +16,7 @@ def check_run(
     weights: str | Path | None = None,
     device: torch.device | str | None = None,
     debug: bool = False,
+    backend: str | None = None,
 ) -> None:
     """
     Make sure that a run can start, and have any error of ours end it with one sentence and exit code 1.
@@ -28,13 +30,17 @@ def check_run(
         weights: the network's weights file, if it needs one.
         device: where the network runs.
         debug: keep tracebacks.
+        backend: what computes the network, see :func:`~shared_nets.inference.for_inference`.
 
     Raises:
         WeightsError: if the weights are not there.
         DeviceError: if this machine has no such device.
+        UsageError: if no backend has this name.
         OutputError: if the output folder cannot be made or written.
     """
     tell_errors_in_words(debug)
+    if backend is not None:
+        check_backend(backend)
     if weights is not None:
         check_weights(weights)
     if device is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import torch
 from torch import Tensor, nn
 
 from shared_nets.networks.checks import check_input, he_normal_
+from shared_nets.networks.upsampling import UpJoin
 
 WIDTHS = (32, 64, 128, 256, 512)
 NECK_WIDTH = 64
@@ -52,11 +52,10 @@ class CNNRes(nn.Module):
         self.neck = nn.Conv2d(w5, NECK_WIDTH, kernel_size=1)
         self.dropout = nn.Dropout2d(dropout)
 
-        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
-        self.decoder4 = conv_relu(NECK_WIDTH + w4, w4)
-        self.decoder3 = conv_relu(w4 + w3, w3)
-        self.decoder2 = conv_relu(w3 + w2, w2)
-        self.decoder1 = conv_relu(w2 + w1, w2)
+        self.decoder4 = UpJoin(NECK_WIDTH, w4, w4)
+        self.decoder3 = UpJoin(w4, w3, w3)
+        self.decoder2 = UpJoin(w3, w2, w2)
+        self.decoder1 = UpJoin(w2, w1, w2)
         self.decoder0 = conv_relu(w2, w1)
         self.head = nn.Conv2d(w1, out_channels, kernel_size=1)
         he_normal_(self)
@@ -84,10 +83,10 @@ class CNNRes(nn.Module):
         x = self.residual5(self.translation5(x))
 
         x = self.dropout(self.neck(x))
-        x = self.decoder4(torch.cat([self.upsample(x), skip4], dim=1))
-        x = self.decoder3(torch.cat([self.upsample(x), skip3], dim=1))
-        x = self.decoder2(torch.cat([self.upsample(x), skip2], dim=1))
-        x = self.decoder1(torch.cat([self.upsample(x), skip1], dim=1))
+        x = self.decoder4(x, skip4)
+        x = self.decoder3(x, skip3)
+        x = self.decoder2(x, skip2)
+        x = self.decoder1(x, skip1)
         return self.head(self.decoder0(x))
 
 

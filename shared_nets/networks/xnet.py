@@ -6,10 +6,10 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from shared_nets.networks.checks import check_input, he_normal_
 from shared_nets.networks.fsm import FeatureSimilarityModule
+from shared_nets.networks.upsampling import UpConv
 from shared_nets.networks.xblock import XBlock, batch_norm
 
 WIDTHS = (64, 128, 256, 512, 1024)
@@ -80,37 +80,6 @@ class XNet(nn.Module):
         x = self.decoder2(torch.cat([skip2, self.up2(x)], dim=1))
         x = self.decoder1(torch.cat([skip1, self.up1(x)], dim=1))
         return self.head(x)
-
-
-class UpConv(nn.Conv2d):
-    """
-    Nearest-neighbour upsampling ×2 followed by a 3×3 convolution, in one transposed convolution.
-
-    Upsampling repeats every value four times, so each output pixel sees only 2×2 distinct inputs: the
-    same function costs 4/9 of the products as a 4×4 transposed convolution of stride 2. The parameters
-    are those of the 3×3 convolution; the larger kernel is summed from them on the way, and differentiable.
-    In training, where that and its gradient are paid with every step, small maps are upsampled.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        """
-        Args:
-            in_channels: channels of the input.
-            out_channels: channels of the output.
-        """
-        super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
-        # Positions of a batch (N·H·W) below which summing the kernel costs training more than it saves:
-        # measured on AVX-512, 1024 -> 512 and 512 -> 256 channels, about 650 in float32, 1,000 in bfloat16.
-        self.few_positions = 768
-
-    def forward(self, input: Tensor) -> Tensor:
-        """``(N, in, H, W)`` to ``(N, out, 2H, 2W)``."""
-        if self.training and input.shape[0] * input.shape[2] * input.shape[3] < self.few_positions:
-            upsampled = F.interpolate(input, scale_factor=2.0, mode="nearest")
-            return F.conv2d(upsampled, self.weight, self.bias, padding=1)
-        # Four times the mean over 2×2 windows is their sum: the kernel that repeated inputs meet.
-        kernel = 4 * F.avg_pool2d(self.weight.flip(2, 3), kernel_size=2, stride=1, padding=1)
-        return F.conv_transpose2d(input, kernel.transpose(0, 1), self.bias, stride=2, padding=1)
 
 
 def up_conv(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -6,6 +6,7 @@ Needs the extra ``simulation``: the ICBM template comes with nilearn.
 
 from shared_nets.simulation.acute import acute_contrast
 from shared_nets.simulation.anatomy import Anatomy, anatomy_of, icbm_anatomy, scan_anatomy
+from shared_nets.simulation.datasets import simulate_dataset
 from shared_nets.simulation.lesions import LesionShape, PlacedLesion, place, random_ellipsoid, read_masks
 from shared_nets.simulation.scenes import Scene, build_scene
 from shared_nets.simulation.slices import Paint, SimulatedSlices
@@ -26,5 +27,6 @@ __all__ = [
     "random_ellipsoid",
     "read_masks",
     "scan_anatomy",
+    "simulate_dataset",
     "t1_contrast",
 ]

@@ -121,7 +121,7 @@ def scanned(rng: np.random.Generator, scene: Scene, image: Tensor, level: float)
     if rng.random() < 0.2:
         image = image + rng.uniform(0.2, 0.8) * (image - blur(image, 1.0))
     # Planes of a thick slice are averaged later, which must not average the noise away.
-    sigma = rng.uniform(0, 0.05) * level / np.sqrt(len(image))
+    sigma = rng.uniform(0, 0.05) * level / np.sqrt(scene.planes_per_slice)
     real, imaginary = (torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32)) for _ in range(2))
     return ((image + sigma * real).square() + (sigma * imaginary).square()).sqrt()
 

@@ -40,6 +40,7 @@ class Scene:
         lesion: how much of each pixel is in a lesion that is to be found, 0–1.
         coordinates: ``(planes, rows, columns, 3)``, mm in the output's space.
         has_head: whether ``scan`` shows skull and face.
+        planes_per_slice: planes that are averaged to one slice later.
     """
 
     tissues: Tensor
@@ -49,6 +50,7 @@ class Scene:
     lesion: Tensor
     coordinates: Tensor
     has_head: bool
+    planes_per_slice: int = 1
 
     @property
     def brain(self) -> Tensor:
@@ -74,6 +76,26 @@ def build_scene(
         spacing: pixel size in mm.
     """
     coordinates = _choose_planes(rng, anatomy, lesions, shape, spacing)
+    return scene_at(rng, anatomy, lesions, coordinates, planes_per_slice=len(coordinates))
+
+
+def scene_at(
+    rng: np.random.Generator,
+    anatomy: Anatomy,
+    lesions: Sequence[PlacedLesion],
+    coordinates: Tensor,
+    planes_per_slice: int = 1,
+) -> Scene:
+    """
+    Deform the anatomy and place the lesions in given planes.
+
+    Args:
+        rng: source of randomness.
+        anatomy: the head.
+        lesions: what to place into it.
+        coordinates: ``(planes, rows, columns, 3)`` in mm.
+        planes_per_slice: planes that are averaged to one slice later.
+    """
     inside = _deformed(rng, coordinates)
     # Mirrored first: from here on, sides are those of the anatomy and of the lesions.
     if rng.random() < 0.5:
@@ -95,6 +117,7 @@ def build_scene(
         lesion=lesion * (tissues.sum(0) > 0.3),
         coordinates=coordinates,
         has_head=anatomy.has_head,
+        planes_per_slice=planes_per_slice,
     )
 
 

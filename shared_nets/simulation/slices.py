@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from shared_nets.errors import UsageError
-from shared_nets.simulation.anatomy import CSF, GREY, WHITE, Anatomy
+from shared_nets.simulation.anatomy import BRAIN_CENTRE_MM, CSF, GREY, WHITE, Anatomy
 from shared_nets.simulation.artefacts import with_artefacts
+from shared_nets.simulation.fields import plane_coordinates, rotation_matrix
 from shared_nets.simulation.lesions import LesionShape, PlacedLesion, place, random_ellipsoid
-from shared_nets.simulation.scenes import Scene, build_scene
+from shared_nets.simulation.scenes import Scene, build_scene, scene_at
 
 Paint = Callable[[np.random.Generator, Scene], tuple[Tensor, Tensor]]
 """
@@ -89,6 +91,34 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
         if rng.random() < 0.5:
             image, label, tissue = image.flip(-1), label.flip(-1), tissue.flip(-1)
         return {"image": image.clip(0, 1), "label": label[None], "tissue": tissue}
+
+    def draw_volume(
+        self, rng: np.random.Generator, slices: int, thickness: float
+    ) -> tuple[Tensor, Tensor, NDArray[np.float64]]:
+        """
+        One whole head of parallel slices, wholly determined by ``rng``.
+
+        Args:
+            rng: source of randomness.
+            slices: how many.
+            thickness: their distance in mm; the middle one passes near the brain's centre.
+
+        Returns:
+            Image ``(channels, X, Y, Z)``, 0–1, label ``(X, Y, Z)``, 0 or 1, both float32, and the affine
+            ``(4, 4)`` from voxels to mm; X runs towards the right, Y towards anterior, Z up.
+        """
+        anatomy = self.anatomies[int(rng.integers(len(self.anatomies)))]
+        lesions = [] if rng.random() < self.lesion_free else self._choose_lesions(rng)
+        centre = np.array(BRAIN_CENTRE_MM) + rng.normal(0, [4, 5, 4])
+        offsets = tuple((np.arange(slices) - (slices - 1) / 2) * thickness)
+        rotation = rotation_matrix(rng.normal(0, 5, 3))
+        coordinates = plane_coordinates(self.shape, self.spacing, centre, rotation, offsets)
+        image, label = self.paint(rng, scene_at(rng, anatomy, lesions, coordinates))
+        image = torch.stack([with_artefacts(rng, image[:, z]) for z in range(slices)], dim=1)
+        affine = np.eye(4)
+        affine[:3, :3] = rotation @ np.diag([self.spacing, self.spacing, thickness])
+        affine[:3, 3] = coordinates[0, 0, 0].numpy()
+        return image.clip(0, 1).transpose(1, 3), label.transpose(0, 2), affine
 
     def _choose_lesions(self, rng: np.random.Generator) -> list[PlacedLesion]:
         """One to three lesions, mostly one."""

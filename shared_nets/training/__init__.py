@@ -3,6 +3,8 @@
 from shared_nets.training.augmentation import RandDropChanneld
 from shared_nets.training.handlers import Checkpoints, EarlyStop, Progress, SeededEpochs, checkpoint_folder
 from shared_nets.training.processes import join_processes, local_device, parallel
+from shared_nets.training.record import record_run
+from shared_nets.training.speed import half_pays, half_type, prepared
 from shared_nets.training.start import decay_kernels_only, start_from
 
 __all__ = [
@@ -13,8 +15,12 @@ __all__ = [
     "SeededEpochs",
     "checkpoint_folder",
     "decay_kernels_only",
+    "half_pays",
+    "half_type",
     "join_processes",
     "local_device",
     "parallel",
+    "prepared",
+    "record_run",
     "start_from",
 ]

@@ -151,9 +151,7 @@ def training_masks(folder: Path) -> list[LesionShape]:
         ScanNotFoundError: if there is no such folder, or no usable mask for training in it.
         StrokeSegError: if a mask cannot be read or is not in MNI space.
     """
-    if not folder.is_dir():
-        raise ScanNotFoundError(f"{folder} is no folder: name the folder with the stroke masks.")
-    paths = sorted(path for path in folder.rglob("*") if path.name.endswith((".nii", ".nii.gz")))
+    paths = nifti_masks(folder)
     shapes = read_masks(path for i, path in enumerate(paths) if i % HELD_OUT)
     if not shapes:
         raise ScanNotFoundError(
@@ -161,6 +159,18 @@ def training_masks(folder: Path) -> list[LesionShape]:
             f"kept for testing): add masks of 0.05 to 400 mL."
         )
     return shapes
+
+
+def nifti_masks(folder: Path) -> list[Path]:
+    """
+    The NIfTI files of a folder and its subfolders, in order of their names.
+
+    Raises:
+        ScanNotFoundError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ScanNotFoundError(f"{folder} is no folder: name the folder with the stroke masks.")
+    return sorted(path for path in folder.rglob("*") if path.name.endswith((".nii", ".nii.gz")))
 
 
 def anatomies_of(folder: Path | None) -> list[Anatomy]:

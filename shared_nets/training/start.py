@@ -2,28 +2,114 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MethodType
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from shared_nets.release.weights import load_into
+from shared_nets.errors import UsageError
+from shared_nets.release.weights import check_architecture, load_weights
+
+logger = logging.getLogger(__name__)
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def start_from(pretrained: str | Path | None, network: Network) -> Network:
+def start_from(pretrained: str | Path | None, network: Network, frozen: Sequence[str] = ()) -> Network:
     """
     The network to train: from scratch, or fine-tuned from weights.
 
     Args:
-        pretrained: weights file, or None to keep the random initialisation.
+        pretrained: weights file, or None to keep the random initialisation. Weights for another number of
+            input channels are adapted, which is logged.
         network: on its device.
+        frozen: what is not trained: parts by the start of their names, such as ``"encoder"``, or
+            ``"batch_norm"``: all batch norms keep and use the statistics they have.
 
     Raises:
         WeightsError: if the weights are missing, corrupt, unsafe or of another architecture.
+        UsageError: if nothing has a name in ``frozen``.
     """
-    return load_into(network, pretrained) if pretrained else network
+    if pretrained:
+        state, adapted = adapt_channels(load_weights(pretrained), network)
+        if adapted:
+            logger.warning(
+                "%s: made for other input channels; spread evenly over %d: %s",
+                pretrained, network.in_channels, ", ".join(adapted),
+            )  # fmt: skip
+        check_architecture(network, state, pretrained)
+        network.load_state_dict(state)
+    return freeze(network, frozen)
+
+
+def adapt_channels(state: Mapping[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+    """
+    Weights made for another number of input channels, spread evenly over the network's.
+
+    Every new channel gets the mean of the old ones; kernels over all input channels are scaled, so that equal
+    channels give what the mean of the old ones gave.
+
+    Args:
+        state: weights by name.
+        network: with ``in_channels``.
+
+    Returns:
+        The weights, and the names of those that were changed.
+    """
+    channels = getattr(network, "in_channels", None)
+    out, adapted = dict(state), []
+    for key, wanted in network.state_dict().items():
+        have = state.get(key)
+        if have is None or have.ndim != wanted.ndim or have.shape == wanted.shape:
+            continue
+        axes = [d for d in range(have.ndim) if have.shape[d] != wanted.shape[d]]
+        if len(axes) == 1 and wanted.shape[axes[0]] == channels:
+            axis = axes[0]
+            repeats = [1] * have.ndim
+            repeats[axis] = wanted.shape[axis]
+            spread = have.mean(axis, keepdim=True).repeat(repeats)
+            out[key] = spread * (have.shape[axis] / wanted.shape[axis] if axis == 1 else 1)
+            adapted.append(key)
+    return out, adapted
+
+
+def freeze(network: Network, parts: Sequence[str]) -> Network:
+    """
+    Keep parts of a network from being trained, their batch norms' statistics included.
+
+    Args:
+        network: changed in place.
+        parts: see `start_from`.
+
+    Raises:
+        UsageError: if nothing has such a name.
+    """
+    for part in parts:
+        chosen = {
+            name: module
+            for name, module in network.named_modules()
+            if (
+                isinstance(module, nn.BatchNorm2d) if part == "batch_norm" else name and name.startswith(part)
+            )
+        }
+        if not chosen:
+            names = ", ".join(name for name, _ in network.named_children())
+            raise UsageError(f"{type(network).__name__} has no part {part!r} to freeze: it has {names}.")
+        for module in chosen.values():
+            if part != "batch_norm":
+                module.requires_grad_(False)
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+                module.train = MethodType(_stay, module)  # type: ignore[method-assign]
+    return network
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+    """In place of ``train``: the trainer puts the whole network into training mode at every step."""
+    return module
 
 
 def decay_kernels_only(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -37,6 +123,7 @@ def decay_kernels_only(network: nn.Module, weight_decay: float) -> list[dict[str
         weight_decay: the coefficient, torch's convention: Keras' ``l2(c)`` adds ``c·w²`` to the loss, so
             its gradient is that of ``weight_decay = 2c``.
     """
-    kernels = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
+    trained = [p for p in network.parameters() if p.requires_grad]
+    kernels = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
     return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

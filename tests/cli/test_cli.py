@@ -73,6 +73,7 @@ def test_overview_and_version() -> None:
             ["--model", "xnet", "--output", "OUT", "--smallest-lesion-ml", "-1", "SCANS"],
             "--smallest-lesion-ml",
         ),
+        (["--model", "xnet", "--output", "OUT", "--backend", "tensorrt", "SCANS"], "openvino"),
         (["--model", "xnet", "--output", "OUT", "--bundle", "OUT", "SCANS"], "is no bundle"),
     ],
 )
@@ -128,6 +129,25 @@ def test_the_same_as_the_bundle(trees: Folders, bundles: Folders, tmp_path: Path
     mask = nib.load(tmp_path / "cli" / "case1_label-lesion_mask.nii.gz")
     voxel_ml = np.prod(mask.header.get_zooms()) / 1000
     assert one["volume_ml"][0] == pytest.approx(mask.get_fdata().sum() * voxel_ml, abs=1e-3)
+
+
+def test_another_backend_gives_the_same_masks(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    tables = {}
+    for backend in ("torch", "onnxruntime"):
+        done = strokeseg(
+            "predict", "--model", "cnnres", "--bundle", bundles["cnnres"], "--output", tmp_path / backend,
+            "--quiet", "--backend", backend, trees["cnnres"] / "imagesTs",
+        )  # fmt: skip
+        assert done.code == 0
+        assert done.err == ""  # no fallback to PyTorch
+        tables[backend] = pd.read_csv(tmp_path / backend / "lesions.csv").drop(columns="seconds")
+    pd.testing.assert_frame_equal(tables["torch"], tables["onnxruntime"], rtol=1e-2, atol=1e-3)
+    assert tables["torch"]["volume_ml"].max() > 0
+    one, other = (
+        nib.load(tmp_path / backend / "case1_label-lesion_mask.nii.gz").get_fdata() for backend in tables
+    )
+    assert (one != other).mean() < 1e-3
 
 
 def test_bad_scans_beside_a_good_one(trees: Folders, bundles: Folders, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from shared_nets import XNet
-from shared_nets.networks.xnet import UpConv
+from shared_nets.networks.upsampling import UpConv
 from tests.networks.base import NetworkTests
 
 

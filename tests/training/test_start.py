@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from torch import distributed, nn
 
 from shared_nets import CNNRes, XNet
-from shared_nets.errors import WeightsError
+from shared_nets.errors import UsageError, WeightsError
 from shared_nets.training import RandDropChanneld, decay_kernels_only, local_device, parallel, start_from
 from shared_nets.training.processes import join_processes
 
@@ -33,9 +33,54 @@ class TestStart:
     def test_from_nothing_or_another_network(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=r"absent\.pt"):
             start_from(tmp_path / "absent.pt", CNNRes())
-        torch.save(CNNRes(in_channels=1).state_dict(), tmp_path / "model.pt")
+        torch.save(nn.Conv2d(2, 2, 3).state_dict(), tmp_path / "model.pt")
         with pytest.raises(WeightsError, match="do not fit CNNRes"):
             start_from(tmp_path / "model.pt", CNNRes(in_channels=2))
+
+    @pytest.mark.parametrize(("make", "old", "new"), [(XNet, 1, 2), (CNNRes, 2, 1), (CNNRes, 2, 3)])
+    def test_other_channels_see_what_the_old_ones_saw(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, make: type[XNet | CNNRes], old: int, new: int
+    ) -> None:
+        """Equal channels give the same logits, however many there are."""
+        torch.manual_seed(0)
+        first = make(in_channels=old).eval()
+        torch.save(first.state_dict(), tmp_path / "model.pt")
+        second = start_from(tmp_path / "model.pt", make(in_channels=new)).eval()
+        x = torch.rand(1, 1, 16, 32)
+        with torch.inference_mode():
+            torch.testing.assert_close(
+                second(x.expand(-1, new, -1, -1)), first(x.expand(-1, old, -1, -1)), rtol=1e-4, atol=1e-5
+            )
+        assert f"spread evenly over {new}" in caplog.text
+        assert str(tmp_path / "model.pt") in caplog.text
+
+
+class TestFreezing:
+    def test_frozen_parts_do_not_move(self) -> None:
+        torch.manual_seed(0)
+        network = start_from(None, CNNRes(), frozen=["translation", "residual1"])
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        optimizer = torch.optim.AdamW(decay_kernels_only(network, 0.1), lr=0.01)
+        for _ in range(2):
+            network.train()  # as the trainer does at every step
+            network(torch.rand(2, 2, 32, 32)).square().mean().backward()
+            optimizer.step()
+        moved = {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+        assert not any(key.startswith(("translation", "residual1")) for key in moved)
+        assert {"residual2.unit.conv1.weight", "decoder1.conv.weight", "head.weight"} <= moved
+
+    def test_batch_norms_keep_their_statistics_and_learn(self) -> None:
+        network = start_from(None, CNNRes(), frozen=["batch_norm"]).train()
+        x = torch.rand(2, 2, 16, 16)
+        network.dropout.p = 0.0
+        # Slices do not meet in a batch.
+        torch.testing.assert_close(network(x)[:1], network(x[:1]), rtol=1e-4, atol=1e-5)
+        assert all(not value.any() for key, value in network.named_buffers() if "running_mean" in key)
+        assert all(parameter.requires_grad for parameter in network.parameters())
+
+    def test_a_part_that_is_not_there(self) -> None:
+        with pytest.raises(UsageError, match="no part 'encodr' to freeze: it has translation1"):
+            start_from(None, CNNRes(), frozen=["encodr"])
 
 
 class TestDecay:

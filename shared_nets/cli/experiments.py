@@ -1,0 +1,254 @@
+"""`strokeseg experiment` and `strokeseg table`: the papers' protocols on your data."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shared_nets.bundles import Model, bundle_folder
+from shared_nets.errors import UsageError, tell_errors_in_words
+from shared_nets.experiments.methods import BUNDLES, CHANNELS, METHODS, Comparison
+
+
+class Weights(str, Enum):
+    """Which weights of a training are evaluated."""
+
+    best = "best"
+    last = "last"
+
+
+class Scoring(str, Enum):
+    """Ways to score, see `shared_nets.experiments.tables.scores`."""
+
+    volumes = "volumes"
+    paper = "paper"
+
+
+Data = Annotated[Path, typer.Argument(help="Data list with folds, or a data set of the bundle.")]
+Output = Annotated[Path, typer.Option(help="Folder for runs and tables; gone on with when it has some.")]
+Recipe = Annotated[
+    list[Path] | None,
+    typer.Option(help="Config file laid over train.json; a name such as paper.json is the bundle's own."),
+]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="A value of train.json: max_epochs=20. Repeatable.")
+]
+Folds = Annotated[list[int] | None, typer.Option("--fold", help="Only this fold. Repeatable.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+WeightsOption = Annotated[
+    Weights,
+    typer.Option(help="Evaluated: of the last epoch, or of the best epoch on the same fold, which flatters."),
+]
+ScoringOption = Annotated[
+    Scoring, typer.Option(help="Every volume on its grid, or the paper's own rules, see docs/experiments.md.")
+]
+
+
+def experiment(
+    data: Data,
+    model: Annotated[Model, typer.Option(help="The bundle.")],
+    output: Output,
+    recipe: Recipe = None,
+    setting: Setting = None,
+    fold: Folds = None,
+    weights: WeightsOption = Weights.last,
+    scoring: ScoringOption = Scoring.volumes,
+    bundle: Annotated[Path | None, typer.Option(help="Another bundle folder.")] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """
+    Cross-validate a bundle: train and evaluate each fold, and write the table.
+
+    Stopped at any moment, the same command goes on: finished folds are kept, a fold that was in training
+    loses an epoch at most.
+    """
+    tell_errors_in_words(debug)
+    try:
+        folder = bundle_folder(model.value, bundle)
+        recipes, settings = recipe_files(folder, recipe), parse_settings(setting)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    from shared_nets.evaluation import summarise, summary_text
+    from shared_nets.experiments.crossvalidation import Experiment
+    from shared_nets.experiments.tables import means, scores
+    from shared_nets.files import write_bytes
+
+    silent = {"quiet": quiet, "debug": debug}
+    cases = Experiment(folder, data, output, recipes, settings, weights.value, silent).run(fold)
+    write_bytes(output / "metrics.csv", cases.to_csv(index=False).encode())
+    summary = summarise(cases)
+    write_bytes(output / "summary.csv", summary.to_csv(index=False).encode())
+    print(summary_text(summary))
+    if scoring is Scoring.paper:
+        rules = model.value
+        paper = means(scores(cases, rules), rules)
+        print(f"By the {model.value} paper's rules: " + ", ".join(f"{k} {v:.4f}" for k, v in paper.items()))
+    print(f"Results: {output.resolve()} (tables: metrics.csv, summary.csv)")
+    if (cases["status"] != "ok").any():
+        raise typer.Exit(1)
+
+
+def table(
+    which: Annotated[
+        Comparison,
+        typer.Argument(
+            help="ablation: X-Net's Table 1. comparison: its Table 2. acute: U-Net against CNN-Res."
+        ),
+    ],
+    data: Data,
+    output: Output,
+    recipe: Recipe = None,
+    setting: Setting = None,
+    fold: Folds = None,
+    weights: WeightsOption = Weights.last,
+    scoring: ScoringOption = Scoring.volumes,
+    note: Annotated[str, typer.Option(help="A sentence to stand above the table: what the data are.")] = "",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """
+    Compare networks as the papers do: same data, folds and recipe, a row each, tested against the last.
+
+    Every network is trained by the bundle's train.json and RECIPE; finished ones are kept, so tables share
+    the networks they have in common when given one output folder.
+    """
+    tell_errors_in_words(debug)
+    try:
+        folder = bundle_folder(BUNDLES[which])
+        recipes, settings = recipe_files(folder, recipe), parse_settings(setting)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    from monai.bundle import ConfigParser
+
+    from shared_nets.experiments.crossvalidation import Experiment
+    from shared_nets.experiments.tables import compare, write_table
+
+    silent = {"quiet": quiet, "debug": debug}
+    methods, channels = METHODS[which], CHANNELS[BUNDLES[which]]
+    experiments = {
+        method.name: Experiment(
+            folder,
+            data,
+            output / BUNDLES[which] / method.folder,
+            recipes,
+            settings | {"network_def": method.network_def(channels)},
+            weights.value,
+            silent,
+        )
+        for method in methods
+    }
+    parser = ConfigParser(ConfigParser.load_config_files([folder / "configs" / "train.json", *recipes]))
+    window = settings.get("window") or parser.get("window")
+    rules = BUNDLES[which] if scoring is Scoring.paper else "volumes"
+    rows = compare(methods, experiments, channels, tuple(window), fold, rules)
+    stem = output / (which.value if scoring is Scoring.volumes else f"{which.value}_paper_scoring")
+    write_table(rows, stem, TITLES[which], [note] * bool(note) + [explanation(rows, window, rules)])
+    print(stem.with_suffix(".md").read_text(encoding="utf-8"))
+    print(f"Wrote {stem}.md and {stem}.csv")
+
+
+def finetune(
+    data: Data,
+    model: Annotated[Model, typer.Option(help="The bundle.")],
+    output: Output,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="Weights to start from; the bundle's own by default.")
+    ] = None,
+    frozen: Annotated[
+        list[str] | None,
+        typer.Option(help="Part that is not trained: encoder, translation, batch_norm. Repeatable."),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of the optimiser.")] = 1e-4,
+    fold: Annotated[int, typer.Option(min=0, help="The fold that validates.")] = 0,
+    recipe: Recipe = None,
+    setting: Setting = None,
+    bundle: Annotated[Path | None, typer.Option(help="Another bundle folder.")] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """
+    Fine-tune weights on your cases, and tell how they do on those held out, before and after.
+
+    Stopped at any moment, the same command goes on. The weights are foldN/models/model.pt in OUTPUT: the
+    best epoch on the held-out cases, which flatters a little.
+    """
+    tell_errors_in_words(debug)
+    try:
+        folder = bundle_folder(model.value, bundle)
+        recipes, settings = recipe_files(folder, recipe), parse_settings(setting)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    import pandas as pd
+
+    from shared_nets.experiments.crossvalidation import Experiment
+    from shared_nets.experiments.tables import OVERLAPS, paired_p
+
+    start = pretrained or folder / "models" / "model.pt"
+    tuned = {"pretrained": str(start), "frozen": frozen or [], "learning_rate": learning_rate}
+    silent = {"quiet": quiet, "debug": debug}
+    tuning = Experiment(folder, data, output, recipes, tuned | settings, "best", silent)
+    tuning.check_settings()
+    before = pd.read_csv(tuning.evaluate(fold, start, "before")).set_index("scan")
+    tuning.train(fold)
+    after = pd.read_csv(tuning.evaluate(fold, None, "after")).set_index("scan")
+    print(f"Mean over {len(after)} held-out cases, before and after:")
+    for key in OVERLAPS:
+        print(f"  {key:<10} {before[key].mean():.3f}  {after[key].mean():.3f}")
+    print(f"Dice: p = {paired_p(after['dice'], before['dice']):.2g} (Wilcoxon's signed-rank test)")
+    print(f"Weights: {(output / f'fold{fold}' / 'models' / 'model.pt').resolve()}")
+
+
+TITLES = {
+    Comparison.ablation: "U-Net, ResUNet and X-Net with and without the Feature Similarity Module",
+    Comparison.comparison: "Networks compared on T1-weighted slices",
+    Comparison.acute: "U-Net and CNN-Res on DWI and FLAIR",
+}
+
+
+def explanation(rows: Any, window: Any, rules: str) -> str:
+    """What the table's figures are."""
+    first = rows.iloc[0]
+    scored = {
+        "volumes": "Overlaps are means over whole volumes at 0.5 on their own grids",
+        "xnet": "Overlaps by X-Net's code: volumes without lesion count as 0, mean of the folds' means",
+        "cnnres": "Overlaps by the rule of the CNN-Res paper: means over slices with lesion",
+    }[rules]
+    return (
+        f"{scored}; {first['cases']} cases in {first['folds']} fold(s). Each network was trained alike, for "
+        f"{first['epochs']} epochs and {first['slices']} slices a fold. In brackets: what the paper reports "
+        f"on its own data, where at hand. p: Wilcoxon's signed-rank test of Dice against the last row, "
+        f"Holm's correction. GMACs and ms: for a slice of {window[0]}×{window[1]}, float32."
+    )
+
+
+def recipe_files(bundle: Path, recipes: list[Path] | None) -> tuple[Path, ...]:
+    """Recipes by their path, or by their name in the bundle's configs."""
+    found = []
+    for recipe in recipes or []:
+        inside = bundle / "configs" / recipe
+        path = recipe if recipe.is_file() else inside
+        if not path.is_file():
+            names = sorted(p.name for p in (bundle / "configs").glob("*.json"))
+            raise UsageError(f"{recipe} is not there, and {bundle.name} has only {', '.join(names)}.")
+        found.append(path.resolve())
+    return tuple(found)
+
+
+def parse_settings(settings: list[str] | None) -> dict[str, Any]:
+    """``key=value`` pairs; a value that is JSON is read as such, any other is text."""
+    parsed: dict[str, Any] = {}
+    for setting in settings or []:
+        key, found, value = setting.partition("=")
+        if not found or not key:
+            raise UsageError(f"--set {setting}: write KEY=VALUE, such as max_epochs=20.")
+        try:
+            parsed[key] = json.loads(value)
+        except ValueError:
+            parsed[key] = value
+    return parsed

@@ -1,0 +1,48 @@
+"""DWI and FLAIR as separate one-channel samples, as the CNN-Res paper trains on them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from shared_nets.data.cases import Case, find_cases
+from shared_nets.data.loading import LoadScand
+
+
+def pooled_cases(source: Any, modalities: Sequence[str] = ("DWI", "FLAIR"), **options: Any) -> list[Case]:
+    """
+    The cases of `find_cases`, each once for every modality it has.
+
+    Args:
+        source: as in `find_cases`.
+        modalities: two.
+        options: further arguments of `find_cases`.
+
+    Returns:
+        Cases with ``channel``, the modality's number, and ``_DWI`` or ``_FLAIR`` at the end of their name.
+    """
+    pooled = []
+    for case in find_cases(source, modalities=modalities, **options):
+        paths = case["image"] if isinstance(case["image"], (list, tuple)) else [case["image"]] * 2
+        for channel, (path, modality) in enumerate(zip(paths, modalities, strict=True)):
+            if path is not None:
+                pooled.append({**case, "channel": channel, "name": f"{case['name']}_{modality}"})
+    return pooled
+
+
+class LoadOneChanneld(LoadScand):
+    """`LoadScand`, of which only the modality with the case's number ``channel`` is kept."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """
+        Args:
+            data: a case of `pooled_cases`.
+
+        Returns:
+            the case with each key's paths replaced by its scan (1, X, Y, Z), on the DWI's grid.
+        """
+        loaded = super().__call__(data)
+        channel = int(loaded["channel"])
+        for key in self.key_iterator(loaded):
+            loaded[key] = loaded[key][channel : channel + 1]
+        return loaded

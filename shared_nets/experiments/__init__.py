@@ -1,0 +1,1 @@
+"""The papers' experiments: cross-validation of a bundle, and tables of networks trained alike."""

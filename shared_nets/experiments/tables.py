@@ -1,0 +1,261 @@
+"""The papers' tables: networks trained alike on the same folds, scored, timed and tested."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from shared_nets import networks
+from shared_nets.errors import UsageError
+from shared_nets.experiments.crossvalidation import Experiment
+from shared_nets.experiments.methods import Method
+from shared_nets.files import write_bytes
+
+OVERLAPS = ("dice", "iou", "precision", "recall")
+ROUNDS = 5
+"""Timings of each network, taken in turns; the table has their median."""
+
+
+def compare(
+    methods: Sequence[Method],
+    experiments: Mapping[str, Experiment],
+    channels: int,
+    window: tuple[int, int],
+    folds: Sequence[int] | None = None,
+    scoring: str = "volumes",
+) -> pd.DataFrame:
+    """
+    Train and evaluate every method that is not finished, and make the table.
+
+    Args:
+        methods: the rows; the last one is what the others are tested against.
+        experiments: the experiment of each method, by its name.
+        channels: input channels of the networks.
+        window: rows and columns of a slice, for products and milliseconds.
+        folds: which; all by default.
+        scoring: see `scores`.
+
+    Returns:
+        A row a method, see `row`.
+
+    Raises:
+        UsageError: if the methods were not evaluated on the same cases.
+        StrokeSegError: if a fold cannot be trained.
+    """
+    cases = {method.name: experiments[method.name].run(folds) for method in methods}
+    speed = costs({method.name: build(method, channels) for method in methods}, channels, window)
+    trained = {method.name: budget(experiments[method.name].output) for method in methods}
+    return table(methods, cases, speed, trained, scoring)
+
+
+def table(
+    methods: Sequence[Method],
+    cases: Mapping[str, pd.DataFrame],
+    speed: Mapping[str, Mapping[str, float]],
+    trained: Mapping[str, Mapping[str, float]],
+    scoring: str = "volumes",
+) -> pd.DataFrame:
+    """
+    The rows of evaluated methods.
+
+    Args:
+        methods: the rows; the last one is what the others are tested against.
+        cases: a row a case, of each method: `metrics.csv` with its ``fold``.
+        speed: as `costs`.
+        trained: as `budget`.
+        scoring: see `scores`.
+
+    Returns:
+        ``method``, ``cases``, the four overlaps, their published values as ``published_dice`` and so on,
+        ``difference`` (mean of Dice minus that of the last method, case by case), ``p`` (Wilcoxon's
+        signed-rank test of that, two-sided, Holm's correction over the rows), and the columns of `costs` and
+        `budget`.
+
+    Raises:
+        UsageError: if the methods were not evaluated on the same cases, or a case failed.
+    """
+    scored = {method.name: scores(cases[method.name], scoring) for method in methods}
+    last = scored[methods[-1].name]
+    for name, rows in scored.items():
+        if list(rows.index) != list(last.index):
+            raise UsageError(
+                f"{name} and {methods[-1].name} were evaluated on different cases: evaluate again."
+            )
+    raw = [paired_p(scored[method.name]["dice"], last["dice"]) for method in methods[:-1]]
+    corrected = [*holm(raw), float("nan")]
+    return pd.DataFrame(
+        [
+            {"method": method.name, "cases": len(last)}
+            | means(scored[method.name], scoring)
+            | {f"published_{key}": method.published.get(key, float("nan")) for key in OVERLAPS}
+            | {"difference": float((scored[method.name]["dice"] - last["dice"]).mean()), "p": p}
+            | dict(speed[method.name])
+            | dict(trained[method.name])
+            for method, p in zip(methods, corrected, strict=True)
+        ]
+    )
+
+
+def scores(cases: pd.DataFrame, scoring: str) -> pd.DataFrame:
+    """
+    The four overlaps of every case, by ``fold`` and ``scan``.
+
+    Args:
+        cases: rows of `metrics.csv` with their ``fold``.
+        scoring: ``"volumes"``: each volume on its own grid, nothing marked where nothing is being right.
+            ``"xnet"``, as X-Net's code: a volume without lesion counts as 0. ``"cnnres"``, as the CNN-Res
+            paper: the mean over a volume's slices with lesion; volumes without are left out. (That paper
+            also counts each slice's mirror image, which is not repeated here.)
+
+    Raises:
+        UsageError: if the scoring is unknown, a case failed, or columns are missing.
+    """
+    if scoring not in ("volumes", "xnet", "cnnres"):
+        raise UsageError(f"There is no scoring {scoring!r}: choose volumes, xnet or cnnres.")
+    failed = cases.loc[cases["status"] != "ok", "scan"]
+    if len(failed):
+        raise UsageError(
+            f"{failed.iloc[0]} and {len(failed) - 1} more cases failed: mend them and evaluate again."
+        )
+    rows = cases.set_index(["fold", "scan"]).sort_index()
+    if scoring == "cnnres":
+        rows = rows[rows["lesion_slices"] > 0]
+        return rows[[f"slice_{key}" for key in OVERLAPS]].set_axis(OVERLAPS, axis=1)
+    overlaps = rows[list(OVERLAPS)]
+    return overlaps.where(rows["reference_ml"] > 0, 0.0) if scoring == "xnet" else overlaps
+
+
+def means(scored: pd.DataFrame, scoring: str) -> dict[str, float]:
+    """The mean over cases; in X-Net's scoring, the mean of the folds' means."""
+    if scoring == "xnet":
+        scored = scored.groupby(level="fold").mean()
+    return {key: float(scored[key].mean()) for key in OVERLAPS}
+
+
+def paired_p(one: pd.Series, other: pd.Series) -> float:
+    """Wilcoxon's signed-rank test, two-sided; 1 where no case differs."""
+    difference = (one - other).to_numpy()
+    return float(stats.wilcoxon(difference).pvalue) if np.any(difference) else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction of several p-values, in their order."""
+    corrected = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(np.argsort(p_values)):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = running
+    return corrected
+
+
+def build(method: Method, channels: int) -> nn.Module:
+    """The method's network, untrained."""
+    settings = method.network_def(channels)
+    settings.pop("_target_")
+    return getattr(networks, method.network)(**settings)
+
+
+def costs(
+    nets: Mapping[str, nn.Module], channels: int, window: tuple[int, int], batch: int = 8
+) -> dict[str, dict[str, float]]:
+    """
+    What the networks cost: parameters, products and time.
+
+    Args:
+        nets: by the method's name.
+        channels: of the input.
+        window: rows and columns of a slice.
+        batch: slices at a time.
+
+    Returns:
+        ``parameters_million``, ``gmacs_per_slice`` (multiplications of convolutions and matrix products, in
+        10⁹, as computed here: X-Net's up-convolutions in their short form) and ``ms_per_slice`` (float32, on
+        the GPU if there is one; networks in turns, median of five).
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    x = torch.rand(batch, channels, *window, device=device)
+    found: dict[str, dict[str, float]] = {}
+    times: dict[str, list[float]] = {name: [] for name in nets}
+    with torch.inference_mode():
+        for name, net in nets.items():
+            net.to(device).eval()
+            with FlopCounterMode(display=False) as counter:
+                net(x[:1])
+            found[name] = {
+                "parameters_million": sum(p.numel() for p in net.parameters()) / 1e6,
+                "gmacs_per_slice": counter.get_total_flops() / 2e9,
+            }
+        for _ in range(ROUNDS):
+            for name, net in nets.items():
+                times[name].append(seconds(net, x))
+    return {name: found[name] | {"ms_per_slice": 1000 * median(times[name]) / batch} for name in nets}
+
+
+def seconds(net: nn.Module, x: torch.Tensor) -> float:
+    """How long one forward pass takes."""
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    net(x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def budget(output: Path) -> dict[str, float]:
+    """How long an experiment's folds were trained: ``epochs`` and ``slices`` a fold, and ``folds``."""
+    runs: list[dict[str, Any]] = [json.loads(path.read_text()) for path in output.glob("fold*/trained.json")]
+    return {
+        "folds": len(runs),
+        "epochs": max(run["epoch"] for run in runs),
+        "slices": max(run["iteration"] * run["batch"] for run in runs),
+    }
+
+
+def write_table(rows: pd.DataFrame, output: Path, title: str, notes: Sequence[str]) -> None:
+    """
+    Write a table as ``NAME.md`` and ``NAME.csv``.
+
+    Args:
+        rows: as `table`.
+        output: path without ending.
+        title: the Markdown's heading.
+        notes: paragraphs under it.
+
+    Raises:
+        OutputError: if a file cannot be written.
+    """
+    write_bytes(output.with_suffix(".csv"), rows.to_csv(index=False).encode())
+    text = "\n\n".join([f"# {title}", *notes, markdown(rows)]) + "\n"
+    write_bytes(output.with_suffix(".md"), text.encode())
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """The table for people: measured figures with the published ones in brackets."""
+    head = ["Method", "Dice", "IoU", "Precision", "Recall", "Dice − last", "p", "M parameters", "GMACs", "ms"]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for row in rows.to_dict("records"):
+        cells = [str(row["method"])]
+        for key in OVERLAPS:
+            published = row[f"published_{key}"]
+            cells.append(f"{row[key]:.3f}" + ("" if np.isnan(published) else f" ({published:.4f})"))
+        cells.append("–" if np.isnan(row["p"]) else f"{row['difference']:+.3f}")
+        cells.append("–" if np.isnan(row["p"]) else f"{row['p']:.2g}")
+        cells += [
+            f"{row['parameters_million']:.1f}",
+            f"{row['gmacs_per_slice']:.2f}",
+            f"{row['ms_per_slice']:.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,175 @@
+"""What computes the network: PyTorch, or on a CPU OpenVINO or ONNX Runtime, all from the same rewrites."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import tempfile
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared_nets.bundles import Backend
+from shared_nets.errors import UsageError
+from shared_nets.inference.rewrites import rewrite
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+# The fastest first, as measured: docs/performance.md.
+CPU_BACKENDS = ("openvino", "onnxruntime")
+
+
+def for_inference(
+    network: nn.Module, backend: str = "auto", device: torch.device | str | None = None
+) -> nn.Module:
+    """
+    The same network made fast: rewritten, and computed by the backend asked for.
+
+    All backends give the same probabilities to 1e-4. OpenVINO and ONNX Runtime are for the CPU; another
+    device, or a package that is not installed, means PyTorch, and a warning if it was asked for by name.
+
+    Args:
+        network: a network with its weights, which stays as it is.
+        backend: ``openvino``, ``onnxruntime``, ``torch``, or ``auto``, the fastest that is installed.
+        device: where it runs; where the network is by default.
+
+    Returns:
+        A module from ``(N, channels, H, W)`` to logits ``(N, out, H, W)``, for inference only.
+
+    Raises:
+        UsageError: if there is no such backend.
+    """
+    check_backend(backend)
+    place = torch.device(device) if device is not None else next(network.parameters()).device
+    fast = rewrite(network).to(place)
+    chosen = _choose(backend, place)
+    return fast if chosen == "torch" else CompiledNetwork(fast, chosen)
+
+
+def check_backend(backend: str) -> None:
+    """
+    Args:
+        backend: a backend's name.
+
+    Raises:
+        UsageError: if there is no such backend.
+    """
+    names = [known.value for known in Backend]
+    if backend not in names:
+        raise UsageError(f"{backend}: no backend has this name; use one of {', '.join(names)}.")
+
+
+def _choose(backend: str, device: torch.device) -> str:
+    wanted = CPU_BACKENDS if backend == "auto" else (backend,)
+    usable = [name for name in wanted if device.type == "cpu" and _is_installed(name)]
+    if not usable and backend not in ("auto", "torch"):
+        why = (
+            f"is not installed (pip install 'shared_nets[{backend}]')"
+            if device.type == "cpu"
+            else "runs on a CPU, not on a GPU"
+        )
+        warnings.warn(f"The backend {backend} {why}: the network runs in PyTorch.", stacklevel=3)
+    return usable[0] if usable else "torch"
+
+
+def _is_installed(backend: str) -> bool:
+    # The way into ONNX Runtime is a file that torch writes with the onnx package.
+    needed = {"onnxruntime": ("onnxruntime", "onnx")}.get(backend, (backend,))
+    return all(find_spec(package) is not None for package in needed)
+
+
+class CompiledNetwork(nn.Module):
+    """
+    A network that another runtime computes on the CPU, compiled when a size of slice first comes.
+
+    Args:
+        network: the network, for any batch, in PyTorch.
+        backend: ``openvino`` or ``onnxruntime``; a network it cannot take runs in PyTorch, with a warning.
+    """
+
+    def __init__(self, network: nn.Module, backend: str) -> None:
+        super().__init__()
+        self.network = network
+        self.backend = backend
+        self._runs: dict[tuple[int, ...], Run | None] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, channels, H, W)``, float32 on the CPU, to logits ``(N, out, H, W)``."""
+        size = tuple(x.shape[1:])
+        if size not in self._runs:
+            self._runs[size] = self._compile(x[:1])
+        run = self._runs[size]
+        if run is None:
+            return self.network(x)
+        return torch.from_numpy(run(x.contiguous().numpy()))
+
+    def _compile(self, example: Tensor) -> Run | None:
+        self.network(example)  # says in words what is wrong with an input; a compiled network would not
+        compile_network = {"openvino": _openvino, "onnxruntime": _onnxruntime}[self.backend]
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")  # that checks of an input are not part of the graph
+                return compile_network(self.network, example)
+        except Exception as error:  # whatever a runtime of another version finds wrong: PyTorch can do it
+            warnings.warn(
+                f"{self.backend} could not take the network ({type(error).__name__}: {error}): it runs in "
+                f"PyTorch.",
+                stacklevel=3,
+            )
+            return None
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """
+    One core for the whole process, never let go of.
+
+    When the last one goes on a CPU with AMX, OpenVINO frees a signal stack that the process still uses, and
+    the end of a child process (SIGCHLD) kills it.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
+def _openvino(network: nn.Module, example: Tensor) -> Run:
+    import openvino
+
+    model = openvino.convert_model(network, example_input=example, input=[-1, *example.shape[1:]])
+    settings = {
+        "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16, which it takes by itself where the CPU has it
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    request = _openvino_core().compile_model(model, "CPU", settings).create_infer_request()
+    return lambda x: request.infer([x], share_inputs=True)[0]
+
+
+def _onnxruntime(network: nn.Module, example: Tensor) -> Run:
+    import onnxruntime
+
+    # ONNX Runtime chooses a memory layout of its own.
+    plain = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "network.onnx")
+        torch.onnx.export(
+            plain,
+            (example.contiguous(),),
+            str(file),
+            input_names=["image"],
+            output_names=["pred"],
+            dynamic_axes={"image": {0: "batch"}, "pred": {0: "batch"}},
+            dynamo=False,  # the exporter through torch.export takes ten times as long, for the same graph
+        )
+        content = file.read_bytes()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"image": x})[0]

@@ -1,0 +1,118 @@
+"""Simulated cases as files: a tree of NIfTI volumes with a data list, to train and be judged on."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from shared_nets.affine import voxel_ml
+from shared_nets.data.datalist import write_data_list
+from shared_nets.errors import UsageError
+from shared_nets.files import write_bytes
+from shared_nets.simulation.anatomy import Anatomy
+from shared_nets.simulation.lesions import read_masks
+from shared_nets.simulation.slices import Paint, SimulatedSlices
+
+TRIES = 50
+"""Draws in which a case must come to show a lesion of the wanted size."""
+
+
+def simulate_dataset(
+    folder: Path,
+    masks: Sequence[Path],
+    anatomies: Sequence[Anatomy],
+    paint: Paint,
+    cases: int,
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float],
+    folds: int = 5,
+    smallest_ml: float = 1.0,
+    seed: int = 0,
+    quiet: bool = False,
+) -> Path:
+    """
+    Write simulated cases as a Decathlon / nnU-Net tree with folds that share no lesion mask.
+
+    The masks are dealt to the folds in order of their names; every case of a fold is painted with masks of
+    that fold alone. Anatomies are shared by all folds.
+
+    Args:
+        folder: gets ``imagesTr``, ``labelsTr`` and ``datalist.json``.
+        masks: stroke masks in MNI space.
+        anatomies: heads to draw from.
+        paint: the contrast: `t1_contrast` or `acute_contrast`.
+        cases: how many.
+        shape: rows, columns and slices.
+        spacing: pixel size and slice distance in mm.
+        folds: number of folds.
+        smallest_ml: every case shows at least this much lesion, in mL.
+        seed: the same seed gives the same cases.
+        quiet: no progress bar.
+
+    Returns:
+        The data list's path.
+
+    Raises:
+        UsageError: if there are fewer masks or cases than folds, or no case shows a lesion of that size.
+        StrokeSegError: if a mask cannot be used or a file not be written.
+    """
+    if min(len(masks), cases) < folds:
+        raise UsageError(
+            f"{cases} cases from {len(masks)} masks do not make {folds} folds: take more, or fewer folds."
+        )
+    items = []
+    with tqdm(total=cases, unit="case", disable=quiet) as bar:
+        for fold in range(folds):
+            numbers = range(fold, cases, folds)
+            rng = np.random.default_rng([seed, fold])
+            chosen = rng.permutation(np.array(masks[fold::folds], dtype=object))[: len(numbers)]
+            source = SimulatedSlices(
+                anatomies, read_masks(chosen), paint, shape[:2], spacing[0], lesion_free=0.0
+            )
+            for number in numbers:
+                name = f"sim{number:04d}"
+                image, label, affine = _visible(
+                    source, [seed, fold, number], shape[2], spacing[1], smallest_ml
+                )
+                channels = [f"imagesTr/{name}_{i:04d}.nii.gz" for i in range(len(image))]
+                for path, channel in zip(channels, image, strict=True):
+                    _write(folder / path, np.round(channel * 4095).astype(np.int16), affine)
+                _write(folder / f"labelsTr/{name}.nii.gz", label.astype(np.uint8), affine)
+                items.append(
+                    {
+                        "name": name,
+                        "image": channels if len(channels) > 1 else channels[0],
+                        "label": f"labelsTr/{name}.nii.gz",
+                        "fold": fold,
+                    }
+                )
+                bar.update()
+    items.sort(key=lambda item: str(item["name"]))
+    return write_data_list(folder / "datalist.json", {"training": items}, "simulated lesions")
+
+
+def _visible(
+    source: SimulatedSlices, seed: list[int], slices: int, thickness: float, smallest_ml: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64]]:
+    """The first draw that shows enough lesion."""
+    for attempt in range(TRIES):
+        image, label, affine = source.draw_volume(np.random.default_rng([*seed, attempt]), slices, thickness)
+        if float(label.sum()) * voxel_ml(affine) >= smallest_ml:
+            return image.numpy(), label.numpy(), affine
+    raise UsageError(
+        f"{TRIES} simulated cases in a row show less than {smallest_ml:g} mL of lesion: ask for less, or "
+        f"give larger masks."
+    )
+
+
+def _write(path: Path, array: NDArray[np.generic], affine: NDArray[np.float64]) -> None:
+    image = nib.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    # No time in the gzip header: the same case gives the same bytes.
+    write_bytes(path, gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))

@@ -1,0 +1,57 @@
+"""What makes training fast without changing what is learned: memory layout and half precision."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def prepared(network: Network, device: torch.device | str, half: bool = False) -> Network:
+    """
+    A network laid out for fast training.
+
+    Args:
+        network: on its device; changed in place.
+        device: that device. Kernels are kept channels last, which convolutions on CPUs and on GPUs with
+            tensor cores like best.
+        half: on a CPU, compute in bfloat16 where autocast says it is safe; weights stay float32. On a GPU the
+            trainer's ``amp`` does it.
+    """
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
+    if half and torch.device(device).type == "cpu":
+        forward = network.forward
+
+        def in_half(*inputs: Any) -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                logits: torch.Tensor = forward(*inputs)
+            return logits.float()
+
+        network.forward = in_half
+    return network
+
+
+def half_pays(device: torch.device | str) -> bool:
+    """
+    Whether half precision is faster than float32: on GPUs, and on CPUs with instructions for bfloat16.
+
+    On a CPU without them bfloat16 is emulated, ten times slower than float32.
+
+    Args:
+        device: where the network runs.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return True
+    if device.type != "cpu":
+        return False
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, name, bool)()) for name in checks)
+
+
+def half_type() -> torch.dtype:
+    """The half precision of the GPU: bfloat16 where it has it, float16 (with loss scaling) elsewhere."""
+    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float16

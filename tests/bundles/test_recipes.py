@@ -1,0 +1,71 @@
+"""The papers' recipes, laid over train.json: what they change, and that nothing else is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from tests.bundles.test_workflows import config
+
+Folders = Mapping[str, Path]
+
+
+def paper(bundles: Folders, trees: Folders, name: str, **settings: Any) -> ConfigWorkflow:
+    workflow = ConfigWorkflow(
+        config_file=json.loads(config(bundles[name], "train", "paper_train").replace("'", '"')),
+        workflow_type="train", bundle_root=str(bundles[name]), dataset_dir=str(trees[name]), quiet=True,
+        **settings,
+    )  # fmt: skip
+    workflow.initialize()
+    return workflow
+
+
+def test_xnet_draws_every_slice_alike_and_leaves_it_as_it_is(bundles: Folders, trees: Folders) -> None:
+    parser = paper(bundles, trees, "xnet").parser
+    names = [type(t).__name__ for t in parser.get_parsed_content("train#random_transforms")]
+    assert "RandFlipd" not in names
+    assert names[0] == "RandSpatialCropSamplesd"
+    before = [type(t).__name__ for t in parser.get_parsed_content("train#deterministic_transforms")]
+    assert {"CropForegroundd", "Spacingd", "ScaleHeadIntensityd"}.isdisjoint(before)
+    loader = parser.get_parsed_content("train#dataloader")
+    scans = len(parser.get_parsed_content("train#dataset#data"))
+    assert len(loader) == -(-189 * scans // 8)  # as many draws an epoch as there are slices
+    optimizer, scheduler = (parser.get_parsed_content(key) for key in ("optimizer", "lr_scheduler"))
+    assert type(optimizer) is torch.optim.Adam
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3]
+    assert (scheduler.factor, scheduler.patience, scheduler.threshold) == (0.2, 3, 1e-3)
+    assert parser.get_parsed_content("max_epochs") == 100
+
+
+def test_cnn_res_pools_dwi_and_flair_as_samples_of_one_channel(bundles: Folders, trees: Folders) -> None:
+    workflow = paper(bundles, trees, "cnnres", slices_per_scan=2, window=[32, 32])
+    data = workflow.parser.get_parsed_content("train#dataset#data")
+    assert [case["name"][-3:] for case in data] == ["DWI", "AIR"] * (len(data) // 2)
+    dwi, flair = workflow.train_dataset[0], workflow.train_dataset[1]
+    assert {tuple(sample["image"].shape) for sample in dwi + flair} == {(1, 32, 32)}
+    assert all(sample["image"].any() and sample["label"].any() for sample in dwi + flair)
+    first = workflow.parser.get_parsed_content("network_def").translation1.conv
+    assert first.in_channels == 1
+    parser = workflow.parser
+    assert (
+        parser.get("scans_per_batch")
+        * json.loads((bundles["cnnres"] / "configs" / "paper_train.json").read_text())["slices_per_scan"]
+        == 128
+    )
+
+
+@pytest.mark.parametrize("name", ["xnet", "cnnres"])
+def test_windows_that_are_not_square_can_be_trained(bundles: Folders, trees: Folders, name: str) -> None:
+    """Slices are turned by quarters only where that keeps their size."""
+    workflow = ConfigWorkflow(
+        config_file=config(bundles[name], "train"), workflow_type="train", bundle_root=str(bundles[name]),
+        dataset_dir=str(trees[name]), quiet=True, window=[48, 32], slices_per_scan=8,
+    )  # fmt: skip
+    workflow.initialize()
+    assert {tuple(sample["image"].shape[1:]) for sample in workflow.train_dataset[0]} == {(48, 32)}

@@ -1,0 +1,253 @@
+"""Each public dataset, in its own layout and with its own oddities, to a data list that loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared_nets.data import LoadMaskd, LoadScand, find_cases
+from shared_nets.data.datalist import make_data_list, read_folds
+from shared_nets.data.datasets import (
+    Found,
+    read_atlas,
+    read_bids,
+    read_folder,
+    read_isles2022,
+    read_spes,
+)
+from shared_nets.errors import ScanNotFoundError, UsageError
+from tests.commands import strokeseg
+from tests.data import trees
+from tests.heads import affine, lesion_mask, write
+
+
+def listed(found: Found, output: Path, **options: Any) -> dict[str, Any]:
+    make_data_list(found, output, quiet=True, **options)
+    return json.loads(output.read_text())
+
+
+def by_name(items: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {item["name"]: item for item in items}
+
+
+def test_atlas_r11_merges_masks_and_keeps_a_subjects_sessions_together(tmp_path: Path) -> None:
+    found = read_atlas(trees.atlas_r11(tmp_path))
+    content = listed(found, tmp_path / "list.json", folds=2)
+    items = by_name(content["training"])
+    assert set(items) == {"031768_t01", "031768_t02", "031769_t01", "031806_t01", "031900_t01", "031901_t01"}
+    assert items["031768_t01"]["image"] == "ATLAS_R1.1/Site1/031768/t01/031768_t1w_deface_stx.nii.gz"
+    assert items["031768_t01"]["fold"] == items["031768_t02"]["fold"]
+    assert items["031806_t01"]["site"] == "Site2"
+    assert [Path(p).name for p in items["031806_t01"]["label"]] == [
+        f"031806_LesionSmooth{part}_stx.nii.gz" for part in ("_1", "_2", "")
+    ]
+    assert ["native" in why for what, why in found.left_out if "c0001s0004t01" in what] == [True]
+    assert any("229" in remark for remark in found.remarks)
+
+    case = next(c for c in find_cases(str(tmp_path / "list.json"), "training", fold=1) + find_cases(
+        str(tmp_path / "list.json"), "validation", fold=1) if c["name"] == "031806_t01")  # fmt: skip
+    loaded = LoadMaskd()(LoadScand()(case))
+    union = np.max([lesion_mask(n, trees.SMALL) for n in (3, 4, 5)], axis=0)
+    np.testing.assert_array_equal(loaded["label"][0].numpy(), union)
+
+
+def test_atlas_r20_has_sites_and_a_test_set(tmp_path: Path) -> None:
+    found = read_atlas(trees.atlas_r20(tmp_path))
+    text = make_data_list(found, tmp_path / "list.json", folds=2, stratify="site", quiet=True)
+    content = json.loads((tmp_path / "list.json").read_text())
+    assert len(content["training"]) == 6
+    assert {item["site"] for item in content["training"]} == {"r001", "r002", "r009"}
+    assert [item["subject"] for item in content["test"]] == ["sub-r030s001"]
+    assert "label" not in content["test"][0]
+    folds = {item["subject"]: item["fold"] for item in content["training"]}
+    for one, other in (("sub-r001s001", "sub-r001s002"), ("sub-r009s001", "sub-r009s002")):
+        assert folds[one] != folds[other]  # two subjects of a site, two folds
+    assert "6 labelled cases of 5 subjects" in text
+    assert "empty masks: 1" in text
+    assert "sites: r001 3, r002 1, r009 2" in text
+
+
+def test_isles2022_keeps_flair_on_its_own_grid(tmp_path: Path) -> None:
+    found = read_isles2022(trees.isles2022(tmp_path))
+    content = listed(found, tmp_path / "lists" / "isles.json")
+    item = content["training"][0]
+    case = "../ISLES-2022/sub-strokecase0001/ses-0001"
+    assert item["image"] == [
+        f"{case}/dwi/sub-strokecase0001_ses-0001_dwi.nii.gz",
+        f"{case}/anat/sub-strokecase0001_ses-0001_FLAIR.nii.gz",
+    ]
+    assert content["training"][-1]["image"][1] is None
+    assert any("sub-strokecase0005: no FLAIR" in remark for remark in found.remarks)
+    cases = find_cases(str(tmp_path / "lists" / "isles.json"), "training", ("DWI", "FLAIR"), fold=4)
+    loaded = LoadMaskd()(LoadScand(modalities=("DWI", "FLAIR"))(cases[0]))
+    assert loaded["image"].shape == (2, *trees.SMALL)
+    assert loaded["image"][1].any()
+    assert loaded["label"].shape == (1, *trees.SMALL)
+
+
+def test_isles2022_as_first_released(tmp_path: Path) -> None:
+    """rawdata, no dwi and anat folders, flair in small letters."""
+    for number in (1, 2):
+        name = f"sub-strokecase{number:04d}_ses-0001"
+        case = tmp_path / "rawdata" / f"sub-strokecase{number:04d}" / "ses-0001"
+        for kind in ("dwi", "adc", "flair"):
+            trees.scan(case / f"{name}_{kind}.nii.gz", "DWI", number)
+        trees.mask(tmp_path / "derivatives" / case.parent.name / "ses-0001" / f"{name}_msk.nii.gz", number)
+    items = read_isles2022(tmp_path).training
+    assert [[Path(p).name.rsplit("_", 1)[1] for p in item["image"]] for item in items] == [
+        ["dwi.nii.gz", "flair.nii.gz"]
+    ] * 2
+
+
+@pytest.mark.parametrize("label", ["penumbra", "core"])
+def test_spes_with_chosen_channels_and_label(tmp_path: Path, label: str) -> None:
+    found = read_spes(trees.spes(tmp_path), ("T2", "DWI"), label)
+    content = listed(found, tmp_path / "list.json", split="3/1/1")
+    assert [len(content[key]) for key in ("training", "validation", "test")] == [3, 1, 1]
+    items = by_name(content["training"] + content["validation"] + content["test"])
+    assert set(items) == {f"spes_Nr{n}" for n in range(1, 6)}
+    for name, item in items.items():
+        t2, dwi = (Path(path).name for path in item["image"])
+        assert "T2" in t2
+        assert "DWI" in dwi
+        assert f"{label}label" in item["label"]
+        assert "MR_T2_reg" in t2 if name == "spes_Nr2" else t2 == "T2.nii"
+
+
+def test_bids_matches_masks_by_session_and_run(tmp_path: Path) -> None:
+    found = read_bids(trees.bids(tmp_path / "set"), ("T1w",))
+    items = by_name(found.training)
+    assert len(items) == 6
+    assert items["sub-03_ses-1_run-2"]["label"].endswith("sub-03_ses-1_run-2_label-lesion_mask.nii.gz")
+    assert items["sub-01_ses-2"]["label"].endswith("sub-01_ses-2_label-lesion_mask.nii.gz")
+    assert [item["subject"] for item in found.test] == ["sub-04"]
+    assert not any("brain" in str(item["label"]) for item in found.training)
+    assert [Path(what).name for what, _ in found.left_out] == ["sub-99_ses-1_label-lesion_mask.nii.gz"]
+    folds = {}
+    for item in listed(found, tmp_path / "list.json", folds=2)["training"]:
+        folds.setdefault(item["subject"], set()).add(item["fold"])
+    assert all(len(of) == 1 for of in folds.values())
+
+
+def test_bids_for_acute_scans_pairs_dwi_with_flair(tmp_path: Path) -> None:
+    found = read_bids(trees.bids(tmp_path / "set"), ("DWI", "FLAIR"))
+    assert all("_dwi." in item["image"][0] and "_FLAIR." in item["image"][1] for item in found.training)
+    assert len(found.training) == 5
+    both = next(item for item in found.training if item["subject"] == "sub-03")
+    assert len(both["label"]) == 2  # DWI has no run: masks of both runs
+
+
+def test_loose_files_go_together_by_name(tmp_path: Path) -> None:
+    found = read_folder(trees.loose(tmp_path))
+    assert sorted(by_name(found.training)) == [f"p{n}_T1w" for n in range(1, 6)]
+    for item in found.training:
+        assert Path(item["label"]).name == Path(item["image"]).name.replace("T1w", "lesion_mask")
+    assert len(found.test) == 1
+    assert [Path(what).name for what, _ in found.left_out] == ["q9_mask.nii.gz"]
+
+
+def test_a_decathlon_dataset_json(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        trees.scan(tmp_path / "imagesTr" / f"BRATS_{number}.nii.gz", number=number)
+        trees.mask(tmp_path / "labelsTr" / f"BRATS_{number}.nii.gz", number)
+    trees.scan(tmp_path / "imagesTs" / "BRATS_9.nii.gz")
+    content = {
+        "name": "Task99", "modality": {"0": "T1w"}, "numTraining": 4,
+        "training": [
+            {"image": f"./imagesTr/BRATS_{n}.nii.gz", "label": f"./labelsTr/BRATS_{n}.nii.gz"}
+            for n in range(1, 5)
+        ],
+        "test": ["./imagesTs/BRATS_9.nii.gz"],
+    }  # fmt: skip
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    written = listed(read_folder(tmp_path), tmp_path / "list.json", folds=2)
+    assert sorted(item["image"] for item in written["training"]) == [
+        f"imagesTr/BRATS_{n}.nii.gz" for n in range(1, 5)
+    ]
+    assert [item["image"] for item in written["test"]] == ["imagesTs/BRATS_9.nii.gz"]
+    assert read_folds(tmp_path / "list.json") == [0, 1]
+
+
+def bad_values(folder: Path) -> str:
+    write(
+        folder / "p2_lesion_mask.nii.gz",
+        lesion_mask(2, trees.SMALL) * np.float32(0.4),
+        affine(trees.MM, trees.SMALL),
+    )
+    return "binary"
+
+
+def bad_grid(folder: Path) -> str:
+    write(folder / "p2_lesion_mask.nii.gz", lesion_mask(2, (11, 14, 12)), affine(trees.MM, (11, 14, 12)))
+    return "grid"
+
+
+def bad_file(folder: Path) -> str:
+    (folder / "p2_lesion_mask.nii.gz").write_bytes(b"no scan")
+    return "p2_lesion_mask.nii.gz"
+
+
+@pytest.mark.parametrize("spoil", [bad_values, bad_grid, bad_file])
+def test_masks_that_cannot_be_used_are_left_out_and_named(
+    tmp_path: Path, spoil: Callable[[Path], str]
+) -> None:
+    told = spoil(trees.loose(tmp_path))
+    text = make_data_list(read_folder(tmp_path), tmp_path / "list.json", folds=2, quiet=True)
+    assert "4 labelled cases" in text
+    line = next(line for line in text.splitlines() if "p2" in line)
+    assert line.startswith("left out: ")
+    assert told in line
+
+
+def test_volumes_are_those_of_the_masks(tmp_path: Path) -> None:
+    text = make_data_list(read_folder(trees.loose(tmp_path)), tmp_path / "list.json", folds=2, quiet=True)
+    ml = sorted(lesion_mask(n, trees.SMALL).sum() * 12**3 / 1000 for n in range(1, 6))
+    assert f"lesion volumes: median {ml[2]:.1f} mL, {ml[0]:.2f} to {ml[-1]:.1f} mL" in text
+
+
+@pytest.mark.parametrize("read", [read_atlas, read_isles2022, read_spes, read_bids, read_folder])
+def test_an_empty_folder_and_one_that_is_not_there(tmp_path: Path, read: Callable[[Path], Found]) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ScanNotFoundError, match="empty"):
+        read(tmp_path / "empty")
+    with pytest.raises(ScanNotFoundError, match="nowhere"):
+        read(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("channels", "label"),
+    [(("T2", "ADC"), "core"), ((), "core"), (("T2",), "all"), (("T2", "DWI", "CBF"), "core")],
+)
+def test_spes_has_no_such_channel_or_label(tmp_path: Path, channels: tuple[str, ...], label: str) -> None:
+    with pytest.raises(UsageError, match="SPES has the channels"):
+        read_spes(tmp_path, channels, label)
+
+
+def test_the_command_and_its_refusals(tmp_path: Path) -> None:
+    trees.atlas_r20(tmp_path / "atlas")
+    done = strokeseg(
+        "datalist", "atlas", tmp_path / "atlas", "--output", tmp_path / "a.json", "--folds", "2", "--quiet"
+    )
+    assert done.code == 0, done.err
+    assert "6 labelled cases" in done.out
+    again = strokeseg(
+        "datalist", "atlas", tmp_path / "atlas", "--output", tmp_path / "b.json", "--folds", "2", "--quiet"
+    )
+    assert again.code == 0
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    for words, code, told in (
+        (["atlas", tmp_path / "atlas", "--split", "half"], 2, "34/5/5"),
+        (["atlas", tmp_path / "atlas", "--split", "3/1/9"], 1, "13 subjects, but there are 5"),
+        (["atlas", tmp_path / "atlas", "--folds", "9"], 1, "do not make 9 folds"),
+        (["atlas", tmp_path / "atlas", "--stratify", "scanner"], 1, "has no scanner"),
+        (["atlas", tmp_path], 0, ""),
+        (["isles2022", tmp_path / "atlas"], 1, "holds no ISLES 2022 case"),
+    ):
+        done = strokeseg("datalist", *words, "--output", tmp_path / "c.json", "--quiet", "--no-check")
+        assert done.code == code, (words, done.err)
+        assert told in " ".join(done.err.replace("│", " ").split())

@@ -1,0 +1,143 @@
+"""The papers' tables: scoring rules, paired tests and costs against what can be worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from shared_nets.errors import UsageError
+from shared_nets.experiments.methods import CHANNELS, METHODS, Method
+from shared_nets.experiments.tables import build, costs, holm, markdown, means, scores, table, write_table
+
+
+def cases(
+    dice: list[float], fold: list[int] | None = None, reference: list[float] | None = None
+) -> pd.DataFrame:
+    n = len(dice)
+    columns = {
+        f"{part}{key}": dice for part in ("", "slice_") for key in ("dice", "iou", "precision", "recall")
+    }
+    return pd.DataFrame(
+        {
+            "scan": [f"s{i}" for i in range(n)],
+            "fold": fold or [0] * n,
+            "status": "ok",
+            "reference_ml": reference or [1.0] * n,
+            "lesion_slices": 3,
+            **columns,
+        }
+    )
+
+
+def test_xnets_scoring_counts_volumes_without_lesion_as_0_and_takes_the_mean_of_the_folds_means() -> None:
+    rows = cases([1.0, 0.4, 0.8], fold=[0, 0, 1], reference=[0.0, 5.0, 5.0])
+    ours = means(scores(rows, "volumes"), "volumes")
+    theirs = means(scores(rows, "xnet"), "xnet")
+    assert ours["dice"] == pytest.approx((1.0 + 0.4 + 0.8) / 3)
+    assert theirs["dice"] == pytest.approx(((0.0 + 0.4) / 2 + 0.8) / 2)
+
+
+def test_cnn_res_scoring_is_over_slices_with_lesion() -> None:
+    rows = cases([0.5, 0.9])
+    rows["slice_dice"] = [0.2, np.nan]
+    rows["lesion_slices"] = [4, 0]
+    assert means(scores(rows, "cnnres"), "cnnres")["dice"] == pytest.approx(0.2)
+
+
+def test_a_failed_case_and_an_unknown_scoring_are_refused() -> None:
+    rows = cases([0.5, 0.9])
+    with pytest.raises(UsageError, match="no scoring 'mean'"):
+        scores(rows, "mean")
+    rows.loc[1, "status"] = "failed"
+    with pytest.raises(UsageError, match="s1"):
+        scores(rows, "volumes")
+
+
+A, B, C = (Method(name, "XNet") for name in ("A", "B", "C"))
+COST = {"parameters_million": 1.0, "gmacs_per_slice": 2.0, "ms_per_slice": 3.0}
+BUDGET = {"folds": 1, "epochs": 2, "slices": 16}
+
+
+def made(**dice: list[float]) -> pd.DataFrame:
+    methods = [{"A": A, "B": B, "C": C}[name] for name in dice]
+    rows = {name: cases(values) for name, values in dice.items()}
+    return table(methods, rows, dict.fromkeys(dice, COST), dict.fromkeys(dice, BUDGET))
+
+
+def test_methods_are_tested_case_by_case_against_the_last() -> None:
+    rng = np.random.default_rng(0)
+    last = rng.uniform(0.3, 0.9, 20)
+    a, b = last - 0.1 * rng.uniform(0, 1, 20), last + rng.normal(0, 0.05, 20)
+    rows = made(A=list(a), B=list(b), C=list(last)).set_index("method")
+    raw = [stats.wilcoxon(a, last).pvalue, stats.wilcoxon(b, last).pvalue]
+    assert list(rows["p"][:2]) == pytest.approx(sorted_holm(raw))
+    assert np.isnan(rows["p"]["C"])
+    assert rows["difference"]["A"] == pytest.approx((a - last).mean())
+
+
+def sorted_holm(raw: list[float]) -> list[float]:
+    """By its definition, for two."""
+    low, high = min(raw), max(raw)
+    corrected = {low: min(1, 2 * low), high: max(min(1, 2 * low), high)}
+    return [corrected[p] for p in raw]
+
+
+@pytest.mark.parametrize("p", [[0.01, 0.04, 0.03], [0.5, 0.9], [0.001], []])
+def test_holm_is_monotone_and_never_below_the_raw_value(p: list[float]) -> None:
+    corrected = holm(p)
+    assert all(c >= raw for c, raw in zip(corrected, p, strict=True))
+    assert all(c <= min(1, len(p) * raw) for c, raw in zip(corrected, p, strict=True))
+    assert [corrected[i] for i in np.argsort(p)] == sorted(corrected)
+
+
+def test_equal_methods_do_not_differ() -> None:
+    rows = made(A=[0.5] * 6, C=[0.5] * 6)
+    assert rows["p"].iloc[0] == 1.0
+
+
+def test_other_cases_are_not_compared() -> None:
+    with pytest.raises(UsageError, match="different cases"):
+        made(A=[0.5] * 6, C=[0.5] * 5)
+
+
+def test_costs_of_one_convolution_by_hand() -> None:
+    nets = {"one": nn.Conv2d(1, 4, 3, padding=1), "two": nn.Conv2d(1, 8, 3, padding=1)}
+    found = costs(nets, channels=1, window=(16, 32), batch=2)
+    assert found["one"]["parameters_million"] == pytest.approx(40e-6)
+    assert found["one"]["gmacs_per_slice"] == pytest.approx(16 * 32 * 9 * 4 / 1e9)
+    assert found["two"]["gmacs_per_slice"] == pytest.approx(2 * found["one"]["gmacs_per_slice"])
+    assert all(net["ms_per_slice"] > 0 for net in found.values())
+
+
+@pytest.mark.parametrize("which", list(METHODS))
+def test_every_row_is_a_network_of_its_bundles_channels(which: str) -> None:
+    from shared_nets.experiments.methods import BUNDLES
+
+    channels = CHANNELS[BUNDLES[which]]
+    with torch.device("meta"):
+        for method in METHODS[which]:
+            net = build(method, channels).eval()
+            assert net(torch.rand(1, channels, 32, 48)).shape == (1, 1, 32, 48)
+    assert len({method.folder for method in METHODS[which]}) == len(METHODS[which])
+
+
+def test_the_markdown_has_measured_and_published_figures(tmp_path: Path) -> None:
+    xnet = Method("X-Net", "XNet", {}, {"dice": 0.4867})
+    rows = table([A, xnet], {"A": cases([0.2, 0.4]), "X-Net": cases([0.5, 0.7])},
+                 {"A": COST, "X-Net": COST}, {"A": BUDGET, "X-Net": BUDGET})  # fmt: skip
+    write_table(rows, tmp_path / "t", "Title", ["Simulated."])
+    text = (tmp_path / "t.md").read_text()
+    assert text.startswith("# Title\n\nSimulated.\n\n| Method |")
+    assert "| A | 0.300 |" in text
+    assert "| X-Net | 0.600 (0.4867) |" in text
+    assert "-0.300" in text
+    assert pd.read_csv(tmp_path / "t.csv")["dice"].tolist() == pytest.approx([0.3, 0.6])
+    assert all(
+        line.count("|") == markdown(rows).splitlines()[0].count("|") for line in markdown(rows).splitlines()
+    )

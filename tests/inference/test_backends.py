@@ -1,0 +1,117 @@
+"""Every backend against PyTorch, and what happens without one."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from shared_nets import CNNRes, XNet
+from shared_nets.errors import UsageError
+from shared_nets.inference import backends, for_inference
+from shared_nets.inference.backends import CompiledNetwork
+from tests.networks.oracle import weights as oracle
+
+
+@pytest.fixture
+def tiny() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1)
+    ).eval()
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
+def test_xnet_is_the_original_keras_model_on_every_backend(oracle_xnet: XNet, backend: str) -> None:
+    if backend != "torch":
+        pytest.importorskip(backend)
+    x = torch.from_numpy(oracle.slices(64, 64)).permute(0, 3, 1, 2)
+    published = torch.from_numpy(oracle.outputs()["small_prob"]).permute(0, 3, 1, 2)
+    net = for_inference(oracle_xnet, backend)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error")  # a fallback to PyTorch would say so
+        torch.testing.assert_close(net(x).sigmoid(), published, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_any_batch_and_size(tiny: nn.Module, backend: str) -> None:
+    pytest.importorskip(backend)
+    net = for_inference(tiny, backend).eval()
+    for shape in [(2, 1, 16, 32), (3, 1, 16, 32), (1, 1, 48, 16)]:
+        x = torch.rand(shape)
+        kept = x.clone()
+        with torch.inference_mode():
+            first, second = net(x), net(x + 1)
+            torch.testing.assert_close(first, tiny(x), rtol=0, atol=1e-5)
+            torch.testing.assert_close(second, tiny(x + 1), rtol=0, atol=1e-5)
+        assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_an_input_of_the_wrong_size_is_told_in_words(backend: str) -> None:
+    pytest.importorskip(backend)
+    net = for_inference(CNNRes(), backend)
+    with torch.inference_mode(), pytest.raises(ValueError, match="multiples of 16, not 40×32"):
+        net(torch.rand(1, 2, 40, 32))
+
+
+def test_one_openvino_core_for_the_process(tiny: nn.Module) -> None:
+    pytest.importorskip("openvino")
+    for _ in range(2):
+        for_inference(tiny, "openvino")(torch.rand(1, 1, 16, 16))
+    assert backends._openvino_core.cache_info().misses == 1
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_backend_that_is_not_installed(
+    tiny: nn.Module, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match=rf"{backend} is not installed \(pip install .*runs in PyTorch"):
+        net = for_inference(tiny, backend)
+    x = torch.rand(1, 1, 16, 16)
+    torch.testing.assert_close(net(x), tiny(x))
+
+
+def test_auto_takes_the_fastest_that_is_there(tiny: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"openvino", "onnxruntime", "onnx"}
+    monkeypatch.setattr(backends, "find_spec", lambda name: name if name in installed else None)
+    chosen = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for gone in ("", "openvino", "onnx"):
+            installed.discard(gone)
+            net = for_inference(tiny, "auto")
+            chosen.append(net.backend if isinstance(net, CompiledNetwork) else "torch")
+    assert chosen == ["openvino", "onnxruntime", "torch"]
+
+
+def test_a_gpu_computes_in_pytorch(tiny: nn.Module) -> None:
+    with pytest.warns(UserWarning, match="openvino runs on a CPU, not on a GPU"):
+        net = for_inference(tiny, "openvino", device="meta")
+    assert not isinstance(net, CompiledNetwork)
+
+
+def test_a_network_that_the_runtime_cannot_take(tiny: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+
+    class Unusual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.zeta(x, self.scale)  # ONNX has no such operation
+
+    x = torch.rand(1, 1, 16, 16) + 2
+    net = for_inference(Unusual(), "onnxruntime")
+    with torch.inference_mode(), pytest.warns(UserWarning, match="could not take the network"):
+        given = net(x)
+    assert torch.equal(given, torch.special.zeta(x, torch.tensor(2.0)))
+
+
+def test_unknown_backend(tiny: nn.Module) -> None:
+    with pytest.raises(UsageError, match=r"^tensorrt: no backend has this name; use one of auto, "):
+        for_inference(tiny, "tensorrt")
