@@ -29,6 +29,9 @@ def simulate(
     ] = (2.0, 4.0),
     folds: Annotated[int, typer.Option(min=2, help="Folds; no mask is in two of them.")] = 5,
     smallest_ml: Annotated[float, typer.Option(min=0, help="Least lesion volume of a case, in mL.")] = 1.0,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Only masks that pretraining keeps apart for testing.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same cases.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -41,11 +44,11 @@ def simulate(
     """
     tell_errors_in_words(debug)
     from shared_nets.simulation import acute_contrast, simulate_dataset, t1_contrast
-    from shared_nets.training.pretrain import anatomies_of, nifti_masks
+    from shared_nets.training.pretrain import HELD_OUT, anatomies_of, nifti_masks
 
     data_list = simulate_dataset(
         output,
-        nifti_masks(masks),
+        nifti_masks(masks)[:: HELD_OUT if held_out else 1],
         anatomies_of(anatomies),
         {Model.xnet: t1_contrast, Model.cnnres: acute_contrast}[model],
         cases,

@@ -80,9 +80,14 @@ def simulate_dataset(
                 image, label, affine = _visible(
                     source, [seed, fold, number], shape[2], spacing[1], smallest_ml
                 )
-                channels = [f"imagesTr/{name}_{i:04d}.nii.gz" for i in range(len(image))]
+                # A missing channel is no file, as with real cases.
+                channels = [
+                    f"imagesTr/{name}_{i:04d}.nii.gz" if channel.any() else None
+                    for i, channel in enumerate(image)
+                ]
                 for path, channel in zip(channels, image, strict=True):
-                    _write(folder / path, np.round(channel * 4095).astype(np.int16), affine)
+                    if path:
+                        _write(folder / path, np.round(channel * 4095).astype(np.int16), affine)
                 _write(folder / f"labelsTr/{name}.nii.gz", label.astype(np.uint8), affine)
                 items.append(
                     {

@@ -29,7 +29,7 @@ class LesionShape:
     A lesion mask in MNI space.
 
     Attributes:
-        mask: ``(1, X, Y, Z)`` float32, 0 or 1, cropped to the lesion with a margin of zeros.
+        mask: ``(1, X, Y, Z)`` uint8, 0 or 1, cropped to the lesion with a margin of zeros.
         affine: 4×4, voxel to mm.
         points: ``(n, 3)`` mm, some points inside the lesion, for choosing slices.
     """
@@ -84,7 +84,7 @@ def _cropped(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> LesionShap
     shifted = affine.copy()
     shifted[:3, 3] = nib.affines.apply_affine(affine, low - 1)
     points = nib.affines.apply_affine(affine, voxels[:: max(1, len(voxels) // 200)])
-    return LesionShape(torch.from_numpy(box[None].astype(np.float32)), shifted, points)
+    return LesionShape(torch.from_numpy(box[None].astype(np.uint8)), shifted, points)
 
 
 def random_ellipsoid(rng: np.random.Generator, centre: NDArray[np.float64]) -> LesionShape:
@@ -131,7 +131,8 @@ class PlacedLesion:
         ragged = smooth_field(rng, coordinates, 9.0, 3) * self.raggedness_mm
         moved = coordinates + ragged.movedim(0, -1)
         matrix = torch.from_numpy(self.to_shape.astype(np.float32))
-        return sample(self.shape.mask, self.shape.affine, moved @ matrix[:3, :3].T + matrix[:3, 3])[0]
+        there = moved @ matrix[:3, :3].T + matrix[:3, 3]
+        return sample(self.shape.mask.float(), self.shape.affine, there)[0]
 
 
 def place(rng: np.random.Generator, shape: LesionShape) -> PlacedLesion:

@@ -65,7 +65,7 @@ def ball(radius_mm: float = 12.0, centre: tuple[float, ...] = (30.0, -20.0, 20.0
     affine = np.eye(4)
     affine[:3, 3] = np.asarray(centre) - reach
     points = nib.affines.apply_affine(affine, np.argwhere(mask)[::20])
-    return LesionShape(torch.from_numpy(mask[None].astype(np.float32)), affine, points)
+    return LesionShape(torch.from_numpy(mask[None].astype(np.uint8)), affine, points)
 
 
 def unmoved(shape: LesionShape) -> PlacedLesion:

@@ -148,10 +148,10 @@ def test_the_loss_is_least_for_the_truth_and_hand_computed() -> None:
     assert none == pytest.approx(4 * 1.5 * 0.693147 + 0.3 / 3, abs=1e-4)
 
 
-def test_ventricles_count_four_times_and_lesions_in_them_as_lesions() -> None:
+def test_ventricles_count_six_times_and_lesions_in_them_as_lesions() -> None:
     label, ventricle = torch.tensor([[[[1.0, 0.0]]]]), torch.full((1, 1, 2), 4)
-    # (2 ln 2 + 4 ln 2) / 2.
-    expected = 4 * 3 * 0.693147 + 0.3 / 3
+    # (2 ln 2 + 6 ln 2) / 2.
+    expected = 4 * 4 * 0.693147 + 0.3 / 3
     assert detection_loss(0 * label, label, ventricle).item() == pytest.approx(expected, abs=1e-4)
 
 
