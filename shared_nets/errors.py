@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,13 +113,18 @@ def tell_errors_in_words(debug: bool = False) -> None:
 
     MONAI's bundle command line would print dozens of chained tracebacks instead. Other errors keep their
     traceback, as do all with ``debug``. Programs that catch exceptions themselves see no difference. Warnings
-    of ours are told as sentences too, without the line of code they come from.
+    of ours are told as sentences too, without the line of code they come from. A request to end (SIGTERM, as
+    clusters send it) does what Ctrl-C does.
 
     Args:
         debug: keep tracebacks.
     """
     sys.excepthook = sys.__excepthook__ if debug else _tell
     warnings.formatwarning = _format_others if debug else _format
+    # A handler that somebody set stays; only the main thread may set one.
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 _format_others = warnings.formatwarning
@@ -136,6 +143,6 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
     if told is not None:
         print(told, file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
-        print("Interrupted; what was finished is kept.", file=sys.stderr)
+        print(str(error) or "Interrupted; what was finished is kept.", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,18 +46,18 @@ class Done:
 
 
 class Running:
-    """A command that was started; ``process`` has its ``pid``."""
+    """A command at work, and where what it says is kept."""
 
-    def __init__(self, words: Sequence[str], cwd: Path | None, environment: dict[str, str]) -> None:
-        self.folder = TemporaryDirectory()
+    def __init__(self, words: list[str], cwd: Path | None, environment: dict[str, str]) -> None:
         self.words = words
+        self.folder = TemporaryDirectory()
         self.out, self.err = Path(self.folder.name, "out"), Path(self.folder.name, "err")
-        place = cwd or Path(self.folder.name)
-        self.process = _processes.Process(target=_main, args=(words, place, environment, self.out, self.err))
+        arguments = (words, cwd or Path(self.folder.name), environment, self.out, self.err)
+        self.process = _processes.Process(target=_main, args=arguments)
         self.process.start()
 
-    def finish(self) -> Done:
-        """Wait for its end."""
+    def wait(self) -> Done:
+        """What it had said when it ended; its exit code is minus the signal that killed it."""
         with self.folder:
             self.process.join(SECONDS)
             if self.process.is_alive():
@@ -64,17 +65,23 @@ class Running:
                 raise TimeoutError(
                     f"{self.words} takes more than {SECONDS} s; so far: {self.err.read_text()}"
                 )
-            return Done(self.process.exitcode or 0, self.out.read_text(), self.err.read_text())
+            texts = [path.read_text() if path.exists() else "" for path in (self.out, self.err)]
+            return Done(self.process.exitcode or 0, *texts)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        if self.process.is_alive() and self.process.pid is not None:
+            os.kill(self.process.pid, number)
 
 
 def start(module: str, *arguments: object, cwd: Path | None = None, **environment: str) -> Running:
-    """``python -m MODULE ARGUMENTS`` without waiting for its end."""
+    """``python -m MODULE ARGUMENTS`` in the background."""
     return Running([module, *map(str, arguments)], cwd, environment)
 
 
 def run(module: str, *arguments: object, cwd: Path | None = None, **environment: str) -> Done:
     """``python -m MODULE ARGUMENTS``, in a working directory, with more environment variables."""
-    return start(module, *arguments, cwd=cwd, **environment).finish()
+    return start(module, *arguments, cwd=cwd, **environment).wait()
 
 
 def bundle(*arguments: object, cwd: Path | None = None, **settings: object) -> Done:
@@ -90,6 +97,8 @@ def strokeseg(*arguments: object, cwd: Path | None = None) -> Done:
 
 def _main(words: Sequence[str], cwd: Path, environment: dict[str, str], out: Path, err: Path) -> None:
     """What the interpreter does for ``python -m``, from the working directory to the exit code."""
+    # A shell's background jobs, and what they start, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)

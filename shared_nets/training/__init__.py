@@ -2,7 +2,7 @@
 
 from shared_nets.training.augmentation import RandDropChanneld
 from shared_nets.training.caching import cached
-from shared_nets.training.handlers import Checkpoints, Progress, checkpoint_folder
+from shared_nets.training.handlers import Checkpoints, EarlyStop, Progress, SeededEpochs, checkpoint_folder
 from shared_nets.training.processes import join_processes, local_device, parallel
 from shared_nets.training.record import record_run
 from shared_nets.training.speed import half_pays, half_type, prepared
@@ -10,8 +10,10 @@ from shared_nets.training.start import decay_kernels_only, is_true, start_from
 
 __all__ = [
     "Checkpoints",
+    "EarlyStop",
     "Progress",
     "RandDropChanneld",
+    "SeededEpochs",
     "cached",
     "checkpoint_folder",
     "decay_kernels_only",

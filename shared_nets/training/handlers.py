@@ -11,6 +11,8 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from monai.handlers import EarlyStopHandler
+from monai.utils import set_determinism
 from torch import nn
 from tqdm import tqdm
 
@@ -79,6 +81,18 @@ class Checkpoints:
         if self.resume:
             engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.tell_how_to_go_on)
+
+    def tell_how_to_go_on(self, engine: Engine, error: BaseException) -> None:
+        """Say in an interruption's message what is kept of the run."""
+        if isinstance(error, KeyboardInterrupt):
+            done = (
+                f"{self.last} holds the run up to epoch {engine.state.epoch - 1}: go on with --resume True."
+                if self.last.is_file()
+                else "no epoch was finished, and nothing is kept."
+            )
+            error.args = (f"\nInterrupted in epoch {engine.state.epoch}; {done}",)
+        raise error
 
     def save(self, engine: Engine) -> None:
         """
@@ -129,6 +143,52 @@ class Checkpoints:
             # Or the first validation would pass for the best one.
             self.validator.state.best_metric = best["metric"]
             self.validator.state.best_metric_epoch = best["epoch"]
+
+
+class SeededEpochs:
+    """
+    Makes what an epoch draws depend on the seed and the epoch alone.
+
+    So a run that was broken off and resumed draws what an unbroken one would have drawn.
+
+    Args:
+        dataset: the training set, whose ``transform`` is MONAI's ``Compose``.
+        seed: the run's seed.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """
+        Args:
+            engine: the trainer.
+        """
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+
+    def start(self, engine: Engine) -> None:
+        """Seed the order of the samples, the augmentation and dropout of the epoch that begins."""
+        # Processes that learn together must draw differently.
+        seed = self.seed + engine.state.epoch + 100_003 * idist.get_rank()
+        set_determinism(seed)
+        self.dataset.transform.set_random_state(seed)
+
+
+class EarlyStop(EarlyStopHandler):
+    """MONAI's handler, with a state: a resumed run stops when the unbroken one would have."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many validations were no better, and the best score."""
+        return {"counter": self._rule.counter, "best_score": self._rule.best_score}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from there."""
+        self._rule.counter, self._rule.best_score = state["counter"], state["best_score"]
+
+    @property
+    def _rule(self) -> Any:
+        return self._handler  # ignite's, there since set_trainer
 
 
 class Progress:

@@ -362,12 +362,12 @@ def test_three_processes_one_of_them_killed(bundles: Folders, dataset: Path, tmp
     wait_for(first)
     assert running[1].process.pid
     os.kill(running[1].process.pid, signal.SIGKILL)
-    ends = [one.finish() for one in running]
+    ends = [one.wait() for one in running]
     assert [end.code for end in ends] == [0, -signal.SIGKILL, 0]
     assert "Shard 1 of 3 (torchrun): 2 of 6 scans" in ends[0].err
     assert set(pd.read_csv(together / "lesions.csv")["scan"]) == {"sub-1", "sub-4", "sub-3", "sub-6"}
     made = first.stat().st_mtime_ns
-    again = part(1).finish()
+    again = part(1).wait()
     assert again.code == 0, again.err
     assert "2 scans segmented (1 of them by an earlier run)" in again.out
     assert first.stat().st_mtime_ns == made
@@ -394,7 +394,7 @@ def test_sigterm_ends_in_a_sentence_and_the_next_run_continues(
     assert len(refused.err.splitlines()) == 1
     assert running.process.pid
     os.kill(running.process.pid, signal.SIGTERM)
-    done = running.finish()
+    done = running.wait()
     assert done.code == 143
     (told,) = done.err.splitlines()
     assert re.fullmatch(r"Stopped, \d scans? left: terminated; run again to continue\.", told)
