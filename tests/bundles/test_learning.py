@@ -29,19 +29,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
             ]
         ),
     },
-    "cnnres": {"slices_per_scan": 4, "max_epochs": 50, "learning_rate": 0.001},
+    # At 0.001 Dice alone drives two seeds of three to empty masks within ten steps, and none comes back.
+    "cnnres": {"slices_per_scan": 4, "max_epochs": 50, "learning_rate": 0.0003},
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "xnet",
-        pytest.param(
-            "cnnres", marks=pytest.mark.xfail(reason="CNN-Res stayed at empty masks; the cause is not known yet")
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", list(SETTINGS))
 def test_a_tiny_set_is_learned(
     trees: Mapping[str, Path], bundles: Mapping[str, Path], tmp_path: Path, name: str
 ) -> None:
