@@ -47,7 +47,12 @@ KNOWN_PACKAGES = (
     "torch.optim",
     "shared_nets",
 )
-KNOWN_NAMES = ("torch.device", "torch.distributed.is_initialized", "monai.utils.set_determinism")
+KNOWN_NAMES = (
+    "torch.device",
+    "torch.distributed.is_initialized",
+    "torch.utils.data.RandomSampler",
+    "monai.utils.set_determinism",
+)
 KNOWN_ROOTS = ("torch", "monai", "ignite", "shared_nets")
 KNOWN_BUILTINS = {
     *("abs", "all", "any", "bool", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "max"),

@@ -65,7 +65,7 @@ def bundle_files(bundle: str | Path) -> dict[str, bytes]:
     for part in ("configs", "docs"):
         files |= _tree(bundle / part, part)
     files["LICENSE"] = (bundle / "LICENSE").read_bytes()
-    files |= _tree(PACKAGE, "shared_nets", ending=".py")
+    files |= _tree(PACKAGE, "shared_nets")
     files[REQUIREMENTS] = "".join(f"{line}\n" for line in requirements()).encode()
     card, pictures = _card(bundle)
     files |= {"docs/README.md": card, **pictures}
@@ -269,11 +269,11 @@ def _check_sums(path: Path, files: Mapping[str, bytes]) -> None:
         raise UsageError(f"{path} is damaged (its files are not those of its {SUMS}): download it again.")
 
 
-def _tree(folder: Path, prefix: str, ending: str = "") -> dict[str, bytes]:
+def _tree(folder: Path, prefix: str) -> dict[str, bytes]:
     """The files under a folder by name, without caches, hidden files and links."""
     return {
         f"{prefix}/{path.relative_to(folder).as_posix()}": path.read_bytes()
-        for path in sorted(folder.rglob(f"*{ending}"))
+        for path in sorted(folder.rglob("*"))
         if path.is_file()
         and not path.is_symlink()
         and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts)

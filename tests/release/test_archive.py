@@ -78,10 +78,11 @@ def test_an_archive_holds_all_that_is_needed(release: Path, tmp_path: Path, name
             path.name: path.read_bytes() for path in (ROOT / folder.name / part).iterdir() if path.is_file()
         }
         assert {path.name: path.read_bytes() for path in (folder / part).iterdir()} == theirs
-    ours = {path.relative_to(ROOT) for path in (ROOT / "shared_nets").rglob("*.py")}
-    assert {path.relative_to(folder) for path in (folder / "shared_nets").rglob("*")} - ours == {
-        path.parent for path in ours
-    } - {Path("shared_nets")}
+    ours, vendored = (
+        {path.relative_to(root) for path in (root / "shared_nets").rglob("*") if path.is_file()}
+        for root in (ROOT, folder)
+    )
+    assert vendored == {path for path in ours if "__pycache__" not in path.parts}
     card = (folder / "docs" / "README.md").read_text()
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", card)
     assert pictures
@@ -115,6 +116,7 @@ def test_an_unpacked_archive_segments_with_its_own_package(release: Path, tmp_pa
 # Names of packages whose modules are called otherwise.
 MODULES = {
     "connected-components-3d": "cc3d",
+    "pillow": "PIL",
     "pyyaml": "yaml",
     "pytorch-ignite": "ignite",
     "scikit-image": "skimage",
