@@ -44,11 +44,11 @@ def simulate(
     """
     tell_errors_in_words(debug)
     from shared_nets.simulation import acute_contrast, simulate_dataset, t1_contrast
-    from shared_nets.training.pretrain import HELD_OUT, anatomies_of, nifti_masks
+    from shared_nets.training.pretrain import anatomies_of, held_out_masks, nifti_masks
 
     data_list = simulate_dataset(
         output,
-        nifti_masks(masks)[:: HELD_OUT if held_out else 1],
+        held_out_masks(masks) if held_out else nifti_masks(masks),
         anatomies_of(anatomies),
         {Model.xnet: t1_contrast, Model.cnnres: acute_contrast}[model],
         cases,

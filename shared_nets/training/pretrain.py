@@ -152,13 +152,24 @@ def training_masks(folder: Path) -> list[LesionShape]:
         StrokeSegError: if a mask cannot be read or is not in MNI space.
     """
     paths = nifti_masks(folder)
-    shapes = read_masks(path for i, path in enumerate(paths) if i % HELD_OUT)
+    kept = set(held_out_masks(folder))
+    shapes = read_masks(path for path in paths if path not in kept)
     if not shapes:
         raise ScanNotFoundError(
             f"{folder} holds no stroke masks to train on ({len(paths)} NIfTI files, of which every fifth is "
             f"kept for testing): add masks of 0.05 to 400 mL."
         )
     return shapes
+
+
+def held_out_masks(folder: Path) -> list[Path]:
+    """
+    The masks that pretraining never sees: every fifth, in order of their names.
+
+    Raises:
+        ScanNotFoundError: if there is no such folder.
+    """
+    return nifti_masks(folder)[::HELD_OUT]
 
 
 def nifti_masks(folder: Path) -> list[Path]:

@@ -25,6 +25,7 @@ from shared_nets.training.pretrain import (
     app,
     detection_loss,
     export_average,
+    held_out_masks,
     read_checkpoint,
     schedule,
     tissue_loss,
@@ -180,6 +181,7 @@ def test_every_fifth_mask_is_kept_for_testing(tmp_path: Path) -> None:
     # In order: site0/mask0 (kept), 2, 4, site1/mask1, 3, 5 (kept).
     found = sorted(round((shape.volume_ml * 750 / 3.14159) ** (1 / 3)) for shape in training_masks(tmp_path))
     assert found == [9, 10, 11, 12]
+    assert [path.name for path in held_out_masks(tmp_path)] == ["mask0.nii.gz", "mask5.nii.gz"]
 
 
 def test_a_folder_without_masks_is_told(tmp_path: Path) -> None:
