@@ -67,6 +67,12 @@ def test_the_same_bundle_gives_the_same_bytes(release: Path, tmp_path: Path) -> 
     assert made.read_bytes() == archive_of(release, "cnnres").read_bytes()
 
 
+def package_files() -> set[Path]:
+    """The package's own files, code and the report's template, from the repository's root."""
+    files = {path.relative_to(ROOT) for path in (ROOT / "shared_nets").rglob("*") if path.is_file()}
+    return {path for path in files if "__pycache__" not in path.parts}
+
+
 @pytest.mark.parametrize("name", ["xnet", "cnnres"])
 def test_an_archive_holds_all_that_is_needed(release: Path, tmp_path: Path, name: str) -> None:
     with zipfile.ZipFile(archive_of(release, name)) as archive:
@@ -78,11 +84,8 @@ def test_an_archive_holds_all_that_is_needed(release: Path, tmp_path: Path, name
             path.name: path.read_bytes() for path in (ROOT / folder.name / part).iterdir() if path.is_file()
         }
         assert {path.name: path.read_bytes() for path in (folder / part).iterdir()} == theirs
-    ours, vendored = (
-        {path.relative_to(root) for path in (root / "shared_nets").rglob("*") if path.is_file()}
-        for root in (ROOT, folder)
-    )
-    assert vendored == {path for path in ours if "__pycache__" not in path.parts}
+    vendored = {path.relative_to(folder) for path in (folder / "shared_nets").rglob("*") if path.is_file()}
+    assert vendored == package_files()
     card = (folder / "docs" / "README.md").read_text()
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", card)
     assert pictures
@@ -315,6 +318,4 @@ def test_wheel_and_source_archive(tmp_path: Path) -> None:
     assert names == {f"shared_nets-{VERSION}-py3-none-any.whl", f"shared_nets-{VERSION}.tar.gz", "SHA256SUMS"}
     with zipfile.ZipFile(tmp_path / f"shared_nets-{VERSION}-py3-none-any.whl") as wheel:
         packed_files = {name for name in wheel.namelist() if name.startswith("shared_nets/")}
-    assert packed_files == {
-        path.relative_to(ROOT).as_posix() for path in (ROOT / "shared_nets").rglob("*.py")
-    }
+    assert packed_files == {path.as_posix() for path in package_files()}
