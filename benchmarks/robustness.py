@@ -133,8 +133,11 @@ def changed(case: dict[str, Any], dataset: Path, kind: str, amount: float, folde
     """The case with its scans and its mask changed, as new files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [case["image"]] if isinstance(case["image"], str) else list(case["image"])
-    paths = []
+    paths: list[str | None] = []
     for name in [*files, case["label"]]:
+        if name is None:  # a missing channel
+            paths.append(None)
+            continue
         volume = nib.load(dataset / name)
         array = np.asarray(volume.dataobj, dtype=np.float32)
         is_mask = name == case["label"]

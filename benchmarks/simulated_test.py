@@ -63,7 +63,7 @@ def network_rows(model: Model, dataset: Path, cases: list[Case], bundle: Path) -
     """What the bundle finds, through its own inference.json."""
     scans: list[Any] = []
     for case in cases:
-        files = [str(dataset / name) for name in as_list(case["image"])]
+        files = [str(dataset / name) if name else None for name in as_list(case["image"])]
         scans.append({"image": files if len(files) > 1 else files[0], "name": case["name"]})
     with TemporaryDirectory() as folder:
         run_inference(bundle, {"dataset_dir": scans, "output_dir": folder, "save_picture": False})
@@ -82,7 +82,9 @@ def asymmetry_rows(model: Model, dataset: Path, cases: list[Case]) -> list[Case]
     sign = -1 if model is Model.xnet else 1
     tried = []
     for threshold in THRESHOLDS:
-        masks = (asymmetry(dataset / as_list(case["image"])[0], sign, threshold) for case in cases)
+        masks = (
+            asymmetry(dataset / next(filter(None, as_list(case["image"]))), sign, threshold) for case in cases
+        )
         name = f"asymmetry over {threshold:g}"
         tried.append([scored(name, case, mask, dataset) for case, mask in zip(cases, masks, strict=True)])
     return max(tried, key=lambda rows: np.mean([row["dice"] for row in rows]))
@@ -146,8 +148,8 @@ def interval(values: NDArray[np.float64]) -> str:
     return f"{of['mean']:.2f} ({of['ci_low']:.2f}–{of['ci_high']:.2f})"
 
 
-def as_list(value: Any) -> list[str]:
-    """One path or several."""
+def as_list(value: Any) -> list[str | None]:
+    """One path or several, None for a channel that is missing."""
     return [value] if isinstance(value, str) else list(value)
 
 

@@ -176,15 +176,27 @@ class SeededEpochs:
 
 
 class EarlyStop(EarlyStopHandler):
-    """MONAI's handler, with a state: a resumed run stops when the unbroken one would have."""
+    """
+    MONAI's handler, with a state: a resumed run stops when the unbroken one would have.
+
+    Without a trainer, as where a federated client runs the engines itself, there is nothing to stop.
+    """
+
+    def __call__(self, engine: Engine) -> None:
+        """Judge the validation that has ended."""
+        if self._handler is not None:
+            self._handler(engine)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many validations were no better, and the best score."""
+        """How many validations were no better, and the best score; nothing without a trainer."""
+        if self._handler is None:
+            return {}
         return {"counter": self._rule.counter, "best_score": self._rule.best_score}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting from there."""
-        self._rule.counter, self._rule.best_score = state["counter"], state["best_score"]
+        if self._handler is not None and state:
+            self._rule.counter, self._rule.best_score = state["counter"], state["best_score"]
 
     @property
     def _rule(self) -> Any:

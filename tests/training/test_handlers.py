@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine, Events, State
+from monai.engines import Trainer
 from torch import nn
 
 from shared_nets.errors import OutputError, UsageError, WeightsError
-from shared_nets.training import Checkpoints, Progress, checkpoint_folder
+from shared_nets.training import Checkpoints, EarlyStop, Progress, checkpoint_folder
 
 
 class Training:
@@ -189,3 +190,40 @@ class TestCheckpointFolder:
         monkeypatch.delenv("MONAI_LABEL_APP_DIR")
         monkeypatch.setitem(sys.modules, "monailabel", sys)
         assert checkpoint_folder("bundle", "run") == str(Path("bundle/models"))
+
+
+class TestEarlyStop:
+    def engines(self, scores: list[float], patience: int) -> tuple[Trainer, Engine, EarlyStop]:
+        """A trainer of batches that do nothing, a validator after each epoch, and the rule between them."""
+        trainer = Trainer(torch.device("cpu"), 20, [0], iteration_update=lambda engine, batch: {})
+        validator = Engine(lambda engine, batch: None)
+        left = iter(scores)
+        validator.add_event_handler(
+            Events.EPOCH_COMPLETED, lambda engine: engine.state.metrics.update(dice=next(left))
+        )
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: validator.run([0]))
+        stop = EarlyStop(patience=patience, score_function=lambda engine: engine.state.metrics["dice"])
+        stop.set_trainer(trainer)
+        stop.attach(validator)
+        return trainer, validator, stop
+
+    def test_training_stops_when_validation_stands_still(self) -> None:
+        trainer, _, stop = self.engines([0.1, 0.5, 0.4, 0.3, 0.9], patience=2)
+        trainer.run()
+        assert trainer.state.epoch == 4  # two validations after the best
+        assert stop.state_dict() == {"counter": 2, "best_score": 0.5}
+
+    def test_a_resumed_rule_stops_when_the_unbroken_one_would(self) -> None:
+        trainer, _, stop = self.engines([0.4, 0.3], patience=3)
+        stop.load_state_dict({"counter": 1, "best_score": 0.5})
+        trainer.run()
+        assert trainer.state.epoch == 2
+
+    def test_a_validator_alone_has_nothing_to_stop(self) -> None:
+        validator = Engine(lambda engine, batch: None)
+        stop = EarlyStop(patience=1, score_function=lambda engine: 1 / 0)
+        stop.attach(validator)
+        validator.run([0])
+        assert validator.state.epoch == 1
+        stop.load_state_dict({"counter": 1, "best_score": 0.5})
+        assert stop.state_dict() == {}
