@@ -56,7 +56,10 @@ def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tens
     dwi = _with_susceptibility(rng, scene, dwi)
     # DWI is brightest in a large lesion or at the skull base, FLAIR in the scalp: where tissue comes to lie
     # between 0 and 1 differs much from scan to scan.
-    dwi = scanned(rng, scene, dwi, level=rng.uniform(0.25, 0.8))
+    level = rng.uniform(0.25, 0.8)
+    if rng.random() < 0.7:  # the lesion itself is the brightest, and sets the scale
+        level = min(level, rng.uniform(0.75, 1.3) / (1 + gain))
+    dwi = scanned(rng, scene, dwi, level)
     flair = scanned(rng, scene, flair, level=rng.uniform(0.22, 0.8))
     return torch.stack(_as_delivered(rng, dwi, flair, dwi_may_miss=age > 0.4)), label.float()
 

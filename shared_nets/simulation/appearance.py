@@ -113,17 +113,21 @@ def scanned(rng: np.random.Generator, scene: Scene, image: Tensor, level: float)
     Returns:
         Intensities of the same shape, 0 or more, tissue within 0–1.
     """
-    bias = torch.exp(smooth_field(rng, scene.coordinates, 90.0)[0] * rng.uniform(0, 0.18))
+    air = image <= 0
+    bias = torch.exp(smooth_field(rng, scene.coordinates, 90.0)[0] * min(rng.exponential(0.12), 0.45))
     image = image.clip(0) * bias * level
     image = image.clip(1e-4, 1.5) ** np.exp(rng.normal(0, 0.12))
     if rng.random() < 0.4:
         image = blur(image, rng.uniform(0.25, 0.9))
     if rng.random() < 0.2:
         image = image + rng.uniform(0.2, 0.8) * (image - blur(image, 1.0))
-    # Planes of a thick slice are averaged later, which must not average the noise away.
-    sigma = rng.uniform(0, 0.05) * level / np.sqrt(scene.planes_per_slice)
+    # Mostly little noise, sometimes much. Planes of a thick slice are averaged later, which must not average
+    # the noise away.
+    sigma = min(rng.exponential(0.025), 0.12) * level * np.sqrt(scene.planes_per_slice)
     real, imaginary = (torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32)) for _ in range(2))
-    return ((image + sigma * real).square() + (sigma * imaginary).square()).sqrt()
+    noisy = ((image + sigma * real).square() + (sigma * imaginary).square()).sqrt()
+    # Brains that were cut out, and many delivered heads, have air of exactly 0.
+    return torch.where(air, 0.0, noisy) if rng.random() < 0.5 else noisy
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import CropForegroundd
 
-from shared_nets.data import ScaleHeadIntensityd, head_mask
+from shared_nets.data import ScaleHeadIntensityd, cranium_mask, head_mask
 
 
 def ball(shape: tuple[int, ...], centre: tuple[float, ...], radius: float) -> np.ndarray:
@@ -201,3 +201,20 @@ def test_nearly_constant_head() -> None:
 def test_impossible_percentiles(lower: float, upper: float) -> None:
     with pytest.raises(ValueError, match="Percentiles"):
         ScaleHeadIntensityd("image", lower=lower, upper=upper)
+
+
+@pytest.mark.parametrize("thickness", [1.0, 2.0, 6.0])
+def test_the_neck_is_cut_off_170_mm_under_the_vertex(thickness: float) -> None:
+    slices = round(240 / thickness)
+    image = torch.zeros(1, 60, 50, slices)
+    image[:, 10:50, 10:40, : slices - round(12 / thickness)] = 100.0  # a column; 12 mm of air above it
+    scan = MetaTensor(image, affine=torch.diag(torch.tensor([4.0, 4.0, thickness, 1.0])))
+    kept = cranium_mask(scan)[0].any(0).any(0).numpy().nonzero()[0]
+    top = slices - round(12 / thickness)
+    assert kept[-1] + 1 == pytest.approx(top, abs=3 / thickness)
+    assert (kept[-1] + 1 - kept[0]) * thickness == pytest.approx(170, abs=thickness)
+
+
+def test_what_is_shorter_than_a_cranium_is_kept_whole() -> None:
+    image = scan(air=20)[None]
+    np.testing.assert_array_equal(cranium_mask(image), head_mask(image))
