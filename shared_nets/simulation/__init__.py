@@ -8,6 +8,7 @@ from shared_nets.simulation.acute import acute_contrast
 from shared_nets.simulation.anatomy import Anatomy, anatomy_of, icbm_anatomy, scan_anatomy
 from shared_nets.simulation.datasets import simulate_dataset
 from shared_nets.simulation.lesions import LesionShape, PlacedLesion, place, random_ellipsoid, read_masks
+from shared_nets.simulation.procedural import procedural_lesion
 from shared_nets.simulation.scenes import Scene, build_scene
 from shared_nets.simulation.slices import Paint, SimulatedSlices
 from shared_nets.simulation.t1 import t1_contrast
@@ -24,6 +25,7 @@ __all__ = [
     "build_scene",
     "icbm_anatomy",
     "place",
+    "procedural_lesion",
     "random_ellipsoid",
     "read_masks",
     "scan_anatomy",

@@ -66,7 +66,7 @@ def _read_shape(path: str) -> LesionShape | None:
     volume_ml = mask.sum() * voxel_ml(volume.affine)
     if not VOLUME_ML[0] <= volume_ml <= VOLUME_ML[1]:
         return None
-    shape = _cropped(mask, volume.affine)
+    shape = cropped(mask, volume.affine)
     centre = shape.points.mean(0)
     if (centre < BRAIN_BOX_MM[0]).any() or (centre > BRAIN_BOX_MM[1]).any():
         raise ScanGeometryError(
@@ -76,7 +76,7 @@ def _read_shape(path: str) -> LesionShape | None:
     return shape
 
 
-def _cropped(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> LesionShape:
+def cropped(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> LesionShape:
     """The shape of a mask: its bounding box with one voxel of margin, and about 200 points."""
     voxels = np.argwhere(mask)
     low = voxels.min(0)
@@ -87,16 +87,20 @@ def _cropped(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> LesionShap
     return LesionShape(torch.from_numpy(box[None].astype(np.uint8)), shifted, points)
 
 
-def random_ellipsoid(rng: np.random.Generator, centre: NDArray[np.float64]) -> LesionShape:
+def random_ellipsoid(
+    rng: np.random.Generator, centre: NDArray[np.float64], radius_mm: float | None = None
+) -> LesionShape:
     """
-    A procedural lesion: an ellipsoid of log-normal size, from lacunes of a few mm to several cm.
+    A procedural lesion: an ellipsoid in any direction.
 
     Args:
         rng: source of randomness.
         centre: x, y, z in mm.
+        radius_mm: about its half axes; by default log-normal, from lacunes of a few mm to several cm.
     """
-    radius = np.clip(np.exp(rng.normal(np.log(6.0), 0.6)), 1.5, 30.0)  # mm
-    radii = radius * np.exp(rng.normal(0, 0.25, 3))
+    if radius_mm is None:
+        radius_mm = float(np.clip(np.exp(rng.normal(np.log(6.0), 0.6)), 1.5, 30.0))
+    radii = radius_mm * np.exp(rng.normal(0, 0.25, 3))
     reach = int(np.ceil(radii.max())) + 1
     axis = np.arange(-reach, reach + 1)
     x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
@@ -104,7 +108,7 @@ def random_ellipsoid(rng: np.random.Generator, centre: NDArray[np.float64]) -> L
     mask = ((rotated / radii) ** 2).sum(-1) <= 1
     affine = np.eye(4)
     affine[:3, 3] = centre - reach
-    return _cropped(mask, affine)
+    return cropped(mask, affine)
 
 
 @dataclass(frozen=True)

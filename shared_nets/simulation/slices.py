@@ -15,6 +15,7 @@ from shared_nets.simulation.anatomy import BRAIN_CENTRE_MM, CSF, GREY, WHITE, An
 from shared_nets.simulation.artefacts import with_artefacts
 from shared_nets.simulation.fields import plane_coordinates, rotation_matrix
 from shared_nets.simulation.lesions import LesionShape, PlacedLesion, place, random_ellipsoid
+from shared_nets.simulation.procedural import procedural_lesion
 from shared_nets.simulation.scenes import Scene, build_scene, scene_at
 
 Paint = Callable[[np.random.Generator, Scene], tuple[Tensor, Tensor]]
@@ -47,7 +48,7 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
         """
         Args:
             anatomies: heads to draw from.
-            lesions: real lesion shapes to draw from; one in five is replaced by an ellipsoid.
+            lesions: real lesion shapes to draw from; one in four is replaced by a procedural one.
             paint: gives a scene its contrast: `t1_contrast` or `acute_contrast`.
             shape: rows and columns of a slice.
             spacing: pixel size in mm.
@@ -125,10 +126,13 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
         return [self._choose_lesion(rng) for _ in range(1 + rng.binomial(2, 0.15))]
 
     def _choose_lesion(self, rng: np.random.Generator) -> PlacedLesion:
-        """A real shape, or one time in five an ellipsoid where a real one has been."""
+        """A real shape; one time in ten an ellipsoid where one has been, in seven a procedural one."""
         shape = self.lesions[rng.choice(len(self.lesions), p=self.lesion_odds)]
-        if rng.random() < 0.2:
+        kind = rng.random()
+        if kind < 0.1:
             shape = random_ellipsoid(rng, shape.points[rng.integers(len(shape.points))])
+        elif kind < 0.25:
+            shape = procedural_lesion(rng)
         return place(rng, shape)
 
 
