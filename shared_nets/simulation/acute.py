@@ -19,8 +19,15 @@ from shared_nets.simulation.appearance import (
 from shared_nets.simulation.fields import smooth_field
 from shared_nets.simulation.scenes import Scene
 
-SKULL_BASE_MM = ((48.0, -18.0, -24.0), (40.0, 5.0, -28.0), (9.0, 48.0, -14.0), (10.0, 62.0, 2.0))
-"""Where air in the skull base brightens DWI on both sides: temporal and frontal base, right side, MNI mm."""
+SKULL_BASE_MM = (
+    (48.0, -18.0, -24.0),  # temporal base
+    (52.0, -30.0, -18.0),  # over the petrous bone
+    (40.0, 5.0, -28.0),  # temporal pole
+    (9.0, 48.0, -14.0),  # frontal base
+    (10.0, 62.0, 2.0),  # behind the frontal sinus
+    (14.0, -98.0, -8.0),  # occipital pole
+)
+"""Where air in the skull base brightens DWI on both sides: right side, MNI mm."""
 
 
 def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tensor]:
@@ -122,7 +129,13 @@ def _with_susceptibility(rng: np.random.Generator, scene: Scene, dwi: Tensor) ->
             centre = torch.tensor(middle + rng.normal(0, 5, 3), dtype=torch.float32)
             sizes = torch.tensor(rng.uniform(6, 16, 3) * [1, 1, 0.6], dtype=torch.float32)
             near = torch.exp(-0.5 * ((folded - centre) / sizes).square().sum(-1))
-            dwi = dwi + near * scene.brain * (1 + 0.5 * field).clip(0) * rng.uniform(0.2, 2.5)
+            if rng.random() < 0.5:  # sharply bounded, along the bone
+                hugging = torch.exp(-0.5 * (scene.depth / rng.uniform(4, 12)).square())
+                steep, limit = rng.uniform(8, 25), rng.uniform(0.2, 0.5)
+                near = torch.sigmoid((near * hugging + 0.15 * field - limit) * steep)
+            strength = torch.where(scene.coordinates[..., 0] < 0, *rng.uniform(0.4, 1.0, 2).tolist())
+            near = near * strength * scene.brain * (1 + 0.5 * field).clip(0)
+            dwi = dwi + near * rng.uniform(0.2, 2.5)
     if rng.random() < 0.4:
         dwi = dwi + edge * torch.sigmoid((field - rng.uniform(0.6, 1.6)) * 5) * rng.uniform(0.1, 0.9)
     if rng.random() < 0.75:
