@@ -22,7 +22,7 @@ Array = TypeVar("Array", torch.Tensor, NDArray[Any])
 # The head is looked for on a grid of about this size: averaging quiets noisy air and makes it fast.
 COARSE_MM = 3.0
 # From the vertex down, as far as a brain reaches: an ellipsoid of the ICBM152 brain's half axes (88 mm front
-# to back, 72 mm up) under 10 mm of skull and scalp needs 154 mm upright, and 160 mm with the head tipped by 25°.
+# to back, 72 mm up) under 10 mm of skull and scalp needs 154 mm upright, 160 mm with the head tipped by 25°.
 CRANIUM_MM = 160.0
 # The standard error of a percentile's rank at 0.5 % of half a million voxels is 0.01 %.
 SAMPLES = 500_000

@@ -133,8 +133,9 @@ def _with_susceptibility(rng: np.random.Generator, scene: Scene, dwi: Tensor) ->
                 hugging = torch.exp(-0.5 * (scene.depth / rng.uniform(4, 12)).square())
                 steep, limit = rng.uniform(8, 25), rng.uniform(0.2, 0.5)
                 near = torch.sigmoid((near * hugging + 0.15 * field - limit) * steep)
-            strength = torch.where(scene.coordinates[..., 0] < 0, *rng.uniform(0.4, 1.0, 2).tolist())
-            near = near * strength * scene.brain * (1 + 0.5 * field).clip(0)
+            left, right = (float(strength) for strength in rng.uniform(0.4, 1.0, 2))
+            near = near * torch.where(scene.coordinates[..., 0] < 0, left, right)
+            near = near * scene.brain * (1 + 0.5 * field).clip(0)
             dwi = dwi + near * rng.uniform(0.2, 2.5)
     if rng.random() < 0.4:
         dwi = dwi + edge * torch.sigmoid((field - rng.uniform(0.6, 1.6)) * 5) * rng.uniform(0.1, 0.9)
