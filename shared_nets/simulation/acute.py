@@ -131,8 +131,7 @@ def _with_susceptibility(rng: np.random.Generator, scene: Scene, dwi: Tensor) ->
             near = torch.exp(-0.5 * ((folded - centre) / sizes).square().sum(-1))
             if rng.random() < 0.5:  # sharply bounded, along the bone
                 hugging = torch.exp(-0.5 * (scene.depth / rng.uniform(4, 12)).square())
-                steep, limit = rng.uniform(8, 25), rng.uniform(0.2, 0.5)
-                near = torch.sigmoid((near * hugging + 0.15 * field - limit) * steep)
+                near = torch.sigmoid((near * hugging * (1 + 0.4 * field) - rng.uniform(0.3, 0.6)) * 25)
             left, right = (float(strength) for strength in rng.uniform(0.4, 1.0, 2))
             near = near * torch.where(scene.coordinates[..., 0] < 0, left, right)
             near = near * scene.brain * (1 + 0.5 * field).clip(0)
