@@ -16,7 +16,6 @@ from shared_nets.errors import UsageError, WeightsError
 from shared_nets.training import (
     RandDropChanneld,
     decay_kernels_only,
-    is_true,
     local_device,
     parallel,
     start_from,
@@ -175,14 +174,3 @@ class TestProcesses:
             assert distributed.get_world_size() == 1
         finally:
             distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize(("text", "meant"), [("false", False), ("True", True), (False, False), (True, True)])
-def test_switches_as_a_command_line_gives_them(text: bool | str, meant: bool) -> None:
-    assert is_true(text) is meant
-
-
-@pytest.mark.parametrize("text", ["no", "", 1, None])
-def test_what_is_no_switch(text: object) -> None:
-    with pytest.raises(UsageError, match="neither true nor false"):
-        is_true(text)  # type: ignore[arg-type]
