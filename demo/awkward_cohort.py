@@ -4,8 +4,8 @@ A BIDS cohort of twelve scans, made of the demo's: each is awkward as real ones 
     python demo/awkward_cohort.py cohort/
     strokeseg predict --model xnet cohort/ cohort/sourcedata/sub-08 --output lesions/
 
-All show the same head in the same place, so that the same lesion must come out of all that are sound. DICOM lies
-in ``sourcedata``, as BIDS wants it. Writing MHA, NRRD and DICOM takes the extra ``formats``.
+All show the same head in the same place, so that the same lesion must come out of all that are sound. DICOM
+lies in ``sourcedata``, as BIDS wants it. Writing MHA, NRRD and DICOM takes the extra ``formats``.
 """
 
 from __future__ import annotations
