@@ -154,6 +154,17 @@ class TestProcesses:
         yield
         distributed.destroy_process_group()
 
+    @pytest.mark.parametrize(("rank", "index"), [(None, 0), ("1", 1), ("2", 0)])
+    def test_each_process_has_its_gpu(
+        self, rank: str | None, index: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+        if rank is not None:
+            monkeypatch.setenv("LOCAL_RANK", rank)
+        assert local_device() == torch.device("cuda", index)
+
     @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
     def test_without_gpu(self, group: None) -> None:
         assert local_device() == torch.device("cpu")
