@@ -5,8 +5,8 @@ Threshold, smallest lesion and mirroring on validation data: the table that the 
     python benchmarks/choose_settings.py --model xnet --dataset VALIDATION --healthy HEALTHY \
         --output docs/results/settings_xnet
 
-Writes OUTPUT.csv, a row a combination, and OUTPUT.md: mean Dice over the dataset's cases, and falsely marked mL
-in them and in scans without lesions. The cases must not be those that the final results are told of.
+Writes OUTPUT.csv, a row a combination, and OUTPUT.md: mean Dice over the dataset's cases, and falsely marked
+mL in them and in scans without lesions. The cases must not be those that the final results are told of.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def masks(probability: Any) -> Iterator[tuple[float, float, Mask]]:
 
 
 def scores(mask: Mask, reference: Mask | None, ml: float) -> dict[str, float]:
-    """Dice and falsely marked mL of a case; of a scan without lesions only the latter, in a column of its own."""
+    """Dice and falsely marked mL of a case; of a scan without lesions only that, in a column of its own."""
     if reference is None:
         return {"healthy_false_ml": float(mask.sum() * ml)}
     both = mask.sum() + reference.sum()

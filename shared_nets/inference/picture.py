@@ -47,8 +47,8 @@ def lesion_sheet(
 
     Slices through the lesions, the largest cross-section among them, with neighbours when the lesions
     have fewer; spread over the head when there is none. Radiological view, as marked: the patient's left
-    is on the right, anterior is up. Positions are the world z (mm) of the slice's centre; a bar shows how long
-    some millimetres are.
+    is on the right, anterior is up. Positions are the world z (mm) of the slice's centre; the bar is as many
+    millimetres long as it says.
 
     Args:
         image: preprocessed scan (C, ...), intensities of 0–1; channels that are all 0 are left out.

@@ -1,4 +1,4 @@
-"""Twelve scans of every awkward kind, three of them broken, with the shipped weights: all the ways there are."""
+"""Twelve scans of every awkward kind, three of them broken, with the shipped weights."""
 
 from __future__ import annotations
 
@@ -73,9 +73,19 @@ def test_nine_results_and_three_clear_failures(tmp_path: Path) -> None:
     # The same through MONAI, and in Python.
     other = tmp_path / "other"
     done = run(
-        "monai.bundle", "run", "--config_file", "xnet_bundle/configs/inference.json", "--bundle_root", "xnet_bundle",
-        "--dataset_dir", [str(scans), str(series)], "--output_dir", other, "--save_picture", "false",
-    )  # fmt: skip
+        "monai.bundle",
+        "run",
+        "--config_file",
+        "xnet_bundle/configs/inference.json",
+        "--bundle_root",
+        "xnet_bundle",
+        "--dataset_dir",
+        [str(scans), str(series)],
+        "--output_dir",
+        other,
+        "--save_picture",
+        "false",
+    )
     assert done.returncode == 1, done.stderr
     for path in masks.values():
         assert (other / path.relative_to(out)).read_bytes() == path.read_bytes(), path
