@@ -5,7 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from shared_nets.switches import is_true
+
 if TYPE_CHECKING:
+    from shared_nets.inference import LesionSegmenter
     from shared_nets.networks import (
         CNNRes,
         DeepLabV3Plus,
@@ -26,12 +29,14 @@ __all__ = [
     "DeepLabV3Plus",
     "DenseUNet2D",
     "FeatureSimilarityModule",
+    "LesionSegmenter",
     "PSPNet",
     "ResUNet",
     "SegNet",
     "UNet",
     "XBlock",
     "XNet",
+    "is_true",
     "load_keras_weights",
 ]
 _SUBPACKAGES = (
@@ -50,7 +55,8 @@ _SUBPACKAGES = (
 def __getattr__(name: str) -> Any:
     # On first use, so that `strokeseg --help` does not wait for torch.
     if name in __all__:
-        return getattr(import_module("shared_nets.networks"), name)
+        place = "inference" if name == "LesionSegmenter" else "networks"
+        return getattr(import_module(f"shared_nets.{place}"), name)
     if name in _SUBPACKAGES:
         return import_module(f"shared_nets.{name}")
     raise AttributeError(f"module 'shared_nets' has no attribute {name!r}")

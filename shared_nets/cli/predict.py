@@ -43,6 +43,10 @@ def predict(
     smallest_lesion_ml: Annotated[
         float | None, typer.Option(min=0, help="Lesions below this volume in mL are dropped.")
     ] = None,
+    mirror: Annotated[
+        bool,
+        typer.Option("--mirror", help="Mean of each slice's logits and its mirror image's; twice the work."),
+    ] = False,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU when there is one.")
     ] = None,
@@ -89,6 +93,7 @@ def predict(
     }
     settings = {key: value for key, value in settings.items() if value is not None}
     settings |= {"save_probability": save_probability, "save_labels": save_labels, "overwrite": overwrite}
+    settings |= {"mirror": True} if mirror else {}  # without the option, as the bundle's config has it
     settings |= {"shard": shard, "quiet": quiet, "json_lines": json_lines, "debug": debug}
     settings["output_dir"] = str(output)
     settings["participants"] = _labels(participant_label)

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -99,10 +99,16 @@ def find_cases(
     pools: dict[str, list[Case]] = {}
     loose: list[Path] = []
     results: dict[str, str] = {}  # of the scans of BIDS datasets, by path
-    for one in sources:
+    waiting = deque(sources)
+    while waiting:
+        one = waiting.popleft()
         if isinstance(one, (Mapping, list, tuple)):
             item = one if isinstance(one, Mapping) else {"image": list(one)}
             part = {wanted[0]: [_read_item(item, Path.cwd(), "The given case", modalities, labelled)]}
+        elif str(one).lower().endswith(".txt"):
+            pairs, named = _read_path_list(Path(str(one)).expanduser().absolute(), modalities, labelled)
+            part = {"test": pairs} if pairs else {}
+            waiting.extendleft(reversed(named))
         else:
             path = Path(str(one)).expanduser().absolute()
             if not labelled and _is_dataset(path):
@@ -218,8 +224,6 @@ def _read_source(
     """Cases by section from a tree or data list, or the loose scans of a folder or file."""
     if path.suffix.lower() == ".json":
         return _read_data_list(path, modalities, labelled, section), []
-    if path.suffix.lower() == ".txt":
-        return _read_path_list(path, section, modalities, labelled)
     if path.name.lower().endswith(SCAN_SUFFIXES) or os.path.isfile(path):
         return {}, [path]  # even if it is missing or a folder: then this one scan fails, the others go on
     if not os.path.isdir(path):
@@ -287,37 +291,30 @@ def _of_modalities(folder: Path, files: list[Path], modalities: tuple[str, ...])
     return scans
 
 
-def _read_path_list(
-    path: Path, section: Section, modalities: tuple[str, ...], labelled: bool
-) -> tuple[dict[str, list[Case]], list[Path]]:
-    """A text file with a path a line, or DWI and FLAIR parted by a tab; ``#`` starts a remark."""
+def _read_path_list(path: Path, modalities: tuple[str, ...], labelled: bool) -> tuple[list[Case], list[Path]]:
+    """A text file with a path a line, or a case's DWI and FLAIR parted by a tab; ``#`` starts a remark."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a list of scans: it cannot be read as UTF-8 text.") from error
     except OSError as error:
         raise ScanNotFoundError(f"{path} cannot be read ({error.strerror}): name a list of scans.") from error
-    cases: dict[str, list[Case]] = {}
-    loose: list[Path] = []
+    cases: list[Case] = []
+    named: list[Path] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         words = [word.strip() for word in line.split("\t")]
         if len(words) > 1:
             item = {"image": [word or None for word in words]}
-            case = _read_item(item, path.parent, f"{path}: line {number}", modalities, labelled)
-            cases.setdefault("test", []).append(case)
+            cases.append(_read_item(item, path.parent, f"{path}: line {number}", modalities, labelled))
             continue
-        scan = Path(path.parent, Path(words[0]).expanduser()).absolute()
-        if scan.suffix.lower() == ".txt":
+        named.append(Path(path.parent, Path(words[0]).expanduser()).absolute())
+        if named[-1].suffix.lower() == ".txt":
             raise UsageError(f"{path}: line {number} names another list; give scans and folders of them.")
-        part, files = _read_source(scan, section, modalities, labelled)
-        loose += files
-        for key, more in part.items():
-            cases.setdefault(key, []).extend(more)
-    if not cases and not loose:
+    if not cases and not named:
         raise ScanNotFoundError(f"{path} names no scan: write a path a line.")
-    return cases, loose
+    return cases, named
 
 
 def _read_tree(

@@ -136,7 +136,8 @@ class LoadScand(MapTransform):
         for scan in scans:
             if scan is not None and not isinstance(scan, kinds):
                 raise UsageError(
-                    f"A scan is named by its path, or a list of paths, not by a {type(scan).__name__}."
+                    f"A scan is a path, a nibabel image or a MetaTensor, or a list of these, not a "
+                    f"{type(scan).__name__}: give one that says where its voxels lie."
                 )
         if not 1 <= len(scans) <= len(self.modalities):
             raise UsageError(

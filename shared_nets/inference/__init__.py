@@ -17,15 +17,18 @@ from shared_nets.inference.outputs import LesionWriter, make_output_folder, writ
 from shared_nets.inference.picture import lesion_sheet
 from shared_nets.inference.records import Records
 from shared_nets.inference.rewrites import rewrite
+from shared_nets.inference.segmenter import LesionSegmenter, Segmentation
 from shared_nets.inference.slices import SliceWindowInferer
 
 __all__ = [
     "Cohort",
     "Lesion",
+    "LesionSegmenter",
     "LesionSummary",
     "LesionWriter",
     "Records",
     "RemoveSmallLesionsd",
+    "Segmentation",
     "SliceWindowInferer",
     "check_run",
     "for_inference",

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 
-from shared_nets.errors import DeviceError, WeightsError, tell_errors_in_words
+from shared_nets.errors import DeviceError, UsageError, WeightsError, tell_errors_in_words
 from shared_nets.inference.backends import check_backend
 from shared_nets.inference.outputs import make_output_folder
+from shared_nets.switches import is_true
 
 
 def check_run(
     output_dir: str | Path,
     weights: str | Path | None = None,
     device: torch.device | str | None = None,
-    debug: bool = False,
+    debug: bool | str = False,
     backend: str | None = None,
+    threshold: float = 0.5,
+    smallest_lesion_ml: float = 0.0,
 ) -> None:
     """
     Make sure that a run can start, and have any error of ours end it with one sentence and exit code 1.
@@ -29,16 +33,21 @@ def check_run(
         output_dir: where results go; created if need be.
         weights: the network's weights file, if it needs one.
         device: where the network runs.
-        debug: keep tracebacks.
+        debug: keep tracebacks; also as a command line's text, since what is wrong with it is told here too.
         backend: what computes the network, see :func:`~shared_nets.inference.for_inference`.
+        threshold: see :func:`check_limits`.
+        smallest_lesion_ml: see :func:`check_limits`.
 
     Raises:
         WeightsError: if the weights are not there.
         DeviceError: if this machine has no such device.
-        UsageError: if no backend has this name.
+        UsageError: if no backend has this name, a number is out of range, or ``debug`` is neither true nor
+            false.
         OutputError: if the output folder cannot be made or written.
     """
-    tell_errors_in_words(debug)
+    tell_errors_in_words()
+    tell_errors_in_words(is_true(debug))
+    check_limits(threshold, smallest_lesion_ml)
     if backend is not None:
         check_backend(backend)
     if weights is not None:
@@ -46,6 +55,25 @@ def check_run(
     if device is not None:
         check_device(device)
     make_output_folder(output_dir)
+
+
+def check_limits(threshold: float, smallest_lesion_ml: float) -> None:
+    """
+    Args:
+        threshold: probability above which a voxel is lesion.
+        smallest_lesion_ml: lesions below this volume in mL are dropped.
+
+    Raises:
+        UsageError: if the threshold is not a number of 0–1, or the volume not one of at least 0.
+    """
+    if not _is_number(threshold) or not 0 <= threshold <= 1:
+        raise UsageError(f"threshold is a probability, from 0 to 1, not {threshold!r}.")
+    if not _is_number(smallest_lesion_ml) or not 0 <= smallest_lesion_ml < math.inf:
+        raise UsageError(f"smallest_lesion_ml is a volume in mL, at least 0, not {smallest_lesion_ml!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_weights(weights: str | Path) -> None:

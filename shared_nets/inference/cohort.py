@@ -28,7 +28,7 @@ from shared_nets.inference.lesions import LesionSummary, head_midline, measure_l
 from shared_nets.inference.outputs import engine_cases, make_output_folder, write_table
 from shared_nets.inference.records import NOTICE, Records, Result, plain, software, write_json
 from shared_nets.inference.report import write_report
-from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard, held
+from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard, held, in_turn
 
 Case = dict[str, Any]
 Row = dict[str, Any]
@@ -314,22 +314,30 @@ class Cohort:
     def _collect(self, shard: Shard, started: str, stopped: str) -> str:
         """Take what all processes did, as far as it is there, into the tables; what stopped one of them."""
         own = self._part(shard, started, _now(), stopped)
-        parts = [own]
         if _in_group():
-            parts = [None] * idist.get_world_size()  # type: ignore[list-item]
+            parts: list[Part] = [{}] * idist.get_world_size()
             distributed.all_gather_object(parts, own)
             stopped = next((part["stopped"] for part in parts if part["stopped"]), "")
-        elif shard.count > 1:
+            if self._is_first(shard):
+                self.results = self._results_of(parts)
+                if not stopped:
+                    self._put_together(own, parts)
+        elif shard.count == 1:
+            self._put_together(own, [own])
+        else:
             write_json(self.output_dir / SHARDS / f"{shard.name}.json", own)
-            parts = self._parts_there(shard, own)
-        if not self._is_first(shard):
-            return stopped
+            with in_turn(self.output_dir):
+                self._put_together(own, self._parts_there(shard, own))
+        return stopped
+
+    def _results_of(self, parts: Sequence[Part]) -> list[Result]:
+        """What the parts did, in the order of the dataset."""
         found = {scan["row"]["scan"]: Result(**scan) for part in parts for scan in part["scans"]}
-        results = [found[name] for case in self.dataset.data if (name := str(case["name"])) in found]
-        if _in_group():
-            self.results = results
-            if stopped:
-                return stopped
+        return [found[name] for case in self.dataset.data if (name := str(case["name"])) in found]
+
+    def _put_together(self, own: Part, parts: Sequence[Part]) -> None:
+        """Tables, manifest and report of all that the parts did."""
+        results = self._results_of(parts)
         self._write_tables(self.table, results)
         if self.records is not None:
             manifest = {**own, "scans": [asdict(result) for result in results]}
@@ -337,7 +345,6 @@ class Cohort:
                 manifest["shards"] = [{k: v for k, v in part.items() if k != "scans"} for part in parts]
             write_json(self.output_dir / MANIFEST, manifest)
             write_report(self.output_dir / REPORT, results, self.dataset.data, self.records)
-        return stopped
 
     def _parts_there(self, shard: Shard, own: Part) -> list[Part]:
         """The parts of this run that have ended, in their order; none of another model or other settings."""

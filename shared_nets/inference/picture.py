@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from monai.data import MetaTensor
 from monai.transforms import Orientation, ResampleToMatch
@@ -29,6 +30,8 @@ GAP = 0.1
 MARGIN = 0.15
 TITLE_HEIGHT = 0.55
 FOOT_HEIGHT = 0.3
+# The scale bar is the longest of these, mm, that is no wider than a slice.
+SCALES_MM = (50, 20, 10, 5, 2, 1)
 
 
 def lesion_sheet(
@@ -44,7 +47,8 @@ def lesion_sheet(
 
     Slices through the lesions, the largest cross-section among them, with neighbours when the lesions
     have fewer; spread over the head when there is none. Radiological view, as marked: the patient's left
-    is on the right, anterior is up. Positions are the world z (mm) of the slice's centre.
+    is on the right, anterior is up. Positions are the world z (mm) of the slice's centre; the bar is as many
+    millimetres long as it says.
 
     Args:
         image: preprocessed scan (C, ...), intensities of 0–1; channels that are all 0 are left out.
@@ -71,6 +75,7 @@ def lesion_sheet(
     figure, left, top = _page(columns * (SLICE_WIDTH + GAP), rows * (slice_height + GAP))
     page_width, page_height = figure.get_size_inches()
     _write_title(figure, name, mask)
+    _draw_scale(figure, SLICE_WIDTH / float(width * spacing[1]))
 
     for number, index in enumerate(chosen):
         block, column = divmod(number, columns)
@@ -150,6 +155,16 @@ def _write_title(figure: Figure, name: str, mask: MetaTensor) -> None:
     figure.text(right, top, found, color=found_colour, size=12, va="top", ha="right")
     notes = "Radiological view: the patient's left is on the right.   Research use only."
     figure.text(left, 0.1 / height, notes, color=QUIET_COLOUR, size=8, va="bottom")
+
+
+def _draw_scale(figure: Figure, inches_per_mm: float) -> None:
+    """A bar in the lower right corner, below all slices."""
+    mm = next((mm for mm in SCALES_MM if mm * inches_per_mm <= SLICE_WIDTH), SCALES_MM[-1])
+    width, height = figure.get_size_inches()
+    right, middle = 1 - MARGIN / width, 0.16 / height
+    left = right - mm * inches_per_mm / width
+    figure.add_artist(Line2D([left, right], [middle, middle], color=TEXT_COLOUR, lw=2, solid_capstyle="butt"))
+    figure.text(left - 0.06 / width, middle, f"{mm} mm", color=QUIET_COLOUR, size=8, va="center", ha="right")
 
 
 def _draw_slice(

@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -127,6 +127,20 @@ def held(folder: Path, shard: Shard) -> Iterator[None]:
             warnings.warn(f"{folder} cannot be locked: let no second run write there.", stacklevel=2)
         except OSError as error:
             raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
+        yield
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """
+    Let only one of a run's parts do what follows at a time: the last of them then sees what all others did.
+
+    Args:
+        folder: the output folder, which is :func:`held`.
+    """
+    with ExitStack() as stack:
+        with suppress(NotImplementedError):  # held() has told that there are no locks here
+            stack.enter_context(FileLock(folder / RUNS / "turn"))
         yield
 
 

@@ -55,6 +55,8 @@ class SliceWindowInferer(Inferer):
         mode: how overlapping windows are blended, ``"gaussian"`` or ``"constant"``.
         sigma_scale: standard deviation of the Gaussian, as a fraction of the window.
         background: what is not above it is air, for intensities of 0–1.
+        mirror: take the mean of each window's logits and its left-right mirror image's (columns reversed,
+            turned back); twice the work.
         sw_device: where windows are computed; the inputs' device by default.
         device: where the result is stitched and returned; the inputs' device by default.
 
@@ -70,6 +72,7 @@ class SliceWindowInferer(Inferer):
         mode: str = "gaussian",
         sigma_scale: float = 0.125,
         background: float = 0.02,
+        mirror: bool = False,
         sw_device: torch.device | str | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -84,6 +87,7 @@ class SliceWindowInferer(Inferer):
         self.sw_batch_size = sw_batch_size
         self.overlap = overlap
         self.background = background
+        self.mirror = mirror
         self.sw_device = sw_device
         self.device = device
         self.importance = compute_importance_map(self.roi_size, mode=mode, sigma_scale=sigma_scale)
@@ -133,6 +137,7 @@ class SliceWindowInferer(Inferer):
         padding = _padding((height, width), self.roi_size)
         slices = F.pad(slices, padding)
 
+        network = _both_ways(network) if self.mirror else network
         logits = self._stitch(slices, network, *args, **kwargs)
         top, left = padding[2], padding[0]
         logits = logits[:, :, top : top + height, left : left + width]
@@ -216,6 +221,16 @@ class SliceWindowInferer(Inferer):
         self.sw_batch_size = tried // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _both_ways(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function from ``(n, C, H, W)`` to the mean of the network's logits for it and its mirror image."""
+
+    def run(windows: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        turned = network(windows.flip(-1), *args, **kwargs).flip(-1)
+        return (network(windows, *args, **kwargs) + turned) / 2
+
+    return run
 
 
 def _head(slices: Tensor, background: float) -> Tensor:

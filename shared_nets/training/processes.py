@@ -10,9 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def local_device() -> torch.device:
-    """This process's GPU, by ``LOCAL_RANK``; the CPU where there is no GPU."""
+    """This process's GPU, by ``LOCAL_RANK``, from the first again if these are fewer; else the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     return torch.device("cpu")
 
 

@@ -45,23 +45,6 @@ def start_from(pretrained: str | Path | None, network: Network, frozen: str | Se
     return freeze(network, [frozen] if isinstance(frozen, str) else frozen)
 
 
-def is_true(value: bool | str) -> bool:
-    """
-    A switch as a command line gives it: Python Fire leaves ``false``, unlike ``False``, as text.
-
-    Args:
-        value: true or false, or that as text.
-
-    Raises:
-        UsageError: if it is neither.
-    """
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if isinstance(value, bool):
-        return value
-    raise UsageError(f"{value!r} is neither true nor false: write one of them.")
-
-
 def adapt_channels(state: Mapping[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
     """
     Weights made for another number of input channels, spread evenly over the network's.

@@ -625,6 +625,16 @@ def test_a_list_of_paths(make: Any, dataset: Path) -> None:
     assert pairs == [["d.nii", "f.nii"], ["more/x.nii.gz", None]]
 
 
+def test_a_bids_dataset_in_a_list_of_paths_is_one(make: Any, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "scans.txt").write_text(f"{dataset}\n")
+    assert find_cases(tmp_path / "scans.txt") == find_cases(dataset)
+    chosen = {"participants": "01"}
+    assert find_cases(tmp_path / "scans.txt", **chosen) == find_cases(dataset, **chosen)
+    (tmp_path / "scans.txt").write_text(f"{dataset}\n{make('a.nii') / 'a.nii'}\n")
+    with pytest.raises(UsageError, match=r"a\.nii is no BIDS dataset"):
+        find_cases(tmp_path / "scans.txt", **chosen)
+
+
 @pytest.mark.parametrize(
     ("content", "error", "words"),
     [

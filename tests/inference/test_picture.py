@@ -83,6 +83,18 @@ def test_proportions_are_those_of_the_head() -> None:
     assert (bottom - top) / (right - left) == pytest.approx(80 / 32, rel=0.03)
 
 
+@pytest.mark.parametrize(("mm_per_voxel", "bar_mm"), [(1, 20), (2, 50), (5, 50)])
+def test_the_bar_is_as_long_as_it_says(mm_per_voxel: float, bar_mm: float) -> None:
+    shape = (40, 32, 3)
+    image = MetaTensor(torch.full((1, *shape), 0.5), affine=ars(shape, (mm_per_voxel, mm_per_voxel, 5)))
+    none = MetaTensor(torch.zeros(1, 4, 4, 4), affine=np.eye(4))
+    _, _, picture = outline(lesion_sheet(image, none, "scan", slices=1))
+    bright = (picture[-30:] > 0.9).all(axis=-1)
+    _, _, left, right = head_box(picture)
+    pixels_per_mm = (right - left + 1) / (32 * mm_per_voxel)
+    assert bright.sum(axis=1).max() == pytest.approx(bar_mm * pixels_per_mm, abs=2)
+
+
 def test_no_lesion_draws_no_outline() -> None:
     rows, _, _ = outline(lesion_sheet(head(), MetaTensor(torch.zeros(1, 9, 9, 9), affine=RAS), "scan"))
     assert len(rows) == 0

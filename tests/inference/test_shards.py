@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_nets.errors import OutputError, UsageError
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard, held
+from tests.inference.test_cohort import cohort, save
 
 
 @given(st.integers(0, 40), st.integers(1, 12))
@@ -81,6 +85,27 @@ def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:
     assert process.exitcode == -signal.SIGKILL
     with held(tmp_path, Shard()):
         pass
+
+
+def test_two_parts_that_end_together_lose_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first has read what there is, and not yet written the table, when the second comes to its end."""
+    cases = [save(tmp_path, name) for name in "abcd"]
+    first, second = (cohort(cases, tmp_path / "out", shard=f"{n}/2", quiet=True) for n in (1, 2))
+    ends = threading.Thread(target=second.run)
+    parts_there = first._parts_there
+
+    def read(shard: Shard, own: dict[str, Any]) -> list[dict[str, Any]]:
+        parts = parts_there(shard, own)
+        ends.start()
+        while not (tmp_path / "out" / "shards" / "2-of-2.json").exists():
+            time.sleep(0.01)
+        ends.join(1)  # not under way any more, or waiting for its turn
+        return parts
+
+    monkeypatch.setattr(first, "_parts_there", read)
+    first.run()
+    ends.join()
+    assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == list("abcd")
 
 
 def test_sigterm_is_an_interruption() -> None:

@@ -291,3 +291,24 @@ def test_impossible_settings(settings: dict) -> None:
 def test_inputs_that_are_no_volumes(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="N, channels, H, W, slices"):
         SliceWindowInferer(WINDOW)(torch.ones(shape), nn.Identity())
+
+
+def test_mirrored_scans_give_mirrored_results_with_mirror_only() -> None:
+    torch.manual_seed(0)
+    network = nn.Conv2d(1, 1, 5, padding=2)  # its kernel is not symmetric
+    image = volume((32, 24, 3), (slice(4, 28), slice(2, 20), slice(0, 3)))
+    turned = image.flip(3)
+    with_mirror, without = (SliceWindowInferer(WINDOW, mirror=mirror) for mirror in (True, False))
+    found = with_mirror(image, network)
+    torch.testing.assert_close(with_mirror(turned, network), found.flip(3))
+    assert not torch.allclose(without(turned, network), without(image, network).flip(3))
+    # Both halves count: it is the mean of the scan's own logits and of its mirror image's, turned back.
+    expected = (by_slice(image, network) + by_slice(turned, network).flip(3)) / 2
+    torch.testing.assert_close(found, expected)
+
+
+def test_mirror_changes_nothing_for_a_network_without_sides() -> None:
+    network = pixelwise()
+    image = volume((50, 60, 2), (slice(4, 48), slice(3, 55), slice(0, 2)))  # several windows a slice
+    mirrored = SliceWindowInferer(WINDOW, mirror=True)(image, network)
+    torch.testing.assert_close(mirrored, SliceWindowInferer(WINDOW)(image, network))

@@ -16,7 +16,6 @@ from shared_nets.errors import UsageError, WeightsError
 from shared_nets.training import (
     RandDropChanneld,
     decay_kernels_only,
-    is_true,
     local_device,
     parallel,
     start_from,
@@ -155,6 +154,17 @@ class TestProcesses:
         yield
         distributed.destroy_process_group()
 
+    @pytest.mark.parametrize(("rank", "index"), [(None, 0), ("1", 1), ("2", 0)])
+    def test_each_process_has_its_gpu(
+        self, rank: str | None, index: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+        if rank is not None:
+            monkeypatch.setenv("LOCAL_RANK", rank)
+        assert local_device() == torch.device("cuda", index)
+
     @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
     def test_without_gpu(self, group: None) -> None:
         assert local_device() == torch.device("cpu")
@@ -175,14 +185,3 @@ class TestProcesses:
             assert distributed.get_world_size() == 1
         finally:
             distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize(("text", "meant"), [("false", False), ("True", True), (False, False), (True, True)])
-def test_switches_as_a_command_line_gives_them(text: bool | str, meant: bool) -> None:
-    assert is_true(text) is meant
-
-
-@pytest.mark.parametrize("text", ["no", "", 1, None])
-def test_what_is_no_switch(text: object) -> None:
-    with pytest.raises(UsageError, match="neither true nor false"):
-        is_true(text)  # type: ignore[arg-type]

@@ -1,0 +1,110 @@
+"""
+Threshold, smallest lesion and mirroring on validation data: the table that the defaults are chosen from.
+
+    strokeseg simulate --model xnet --masks MASKS --cases 30 --output VALIDATION
+    python benchmarks/choose_settings.py --model xnet --dataset VALIDATION --healthy HEALTHY \
+        --output docs/results/settings_xnet
+
+Writes OUTPUT.csv, a row a combination, and OUTPUT.md: mean Dice over the dataset's cases, and falsely marked
+mL in them and in scans without lesions. The cases must not be those that the final results are told of.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import cc3d
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import typer
+from numpy.typing import NDArray
+
+from shared_nets import LesionSegmenter
+from shared_nets.affine import voxel_ml
+from shared_nets.bundles import Model
+from shared_nets.data import find_cases
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+SMALLEST_ML = (0.0, 0.05, 0.2, 0.5)
+SETTINGS = ["mirror", "threshold", "smallest_lesion_ml"]
+
+Mask = NDArray[np.bool_]
+
+
+def main(
+    model: Annotated[Model, typer.Option(help="Which bundle.")],
+    dataset: Annotated[Path, typer.Option(help="Labelled scans: a folder that `strokeseg simulate` wrote.")],
+    output: Annotated[Path, typer.Option(help="Name of the tables, without ending.")],
+    healthy: Annotated[Path | None, typer.Option(help="Folder of scans without lesions.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Another bundle folder.")] = None,
+) -> None:
+    """Try all combinations and write the tables."""
+    listed = json.loads((dataset / "datalist.json").read_text())
+    cases: list[tuple[Any, Path | None]] = [
+        (in_folder(dataset, case["image"]), dataset / case["label"])
+        for section in ("training", "validation", "test")
+        for case in listed.get(section, [])
+    ]
+    if healthy:
+        modalities = ("T1w",) if model is Model.xnet else ("DWI", "FLAIR")
+        cases += [(case["image"], None) for case in find_cases(str(healthy), modalities=modalities)]
+    rows = []
+    for mirror in (False, True):
+        segmenter = LesionSegmenter(model.value, bundle=bundle, mirror=mirror)
+        for image, label in cases:
+            probability = segmenter.predict(image).probability
+            reference = np.asarray(nib.load(label).dataobj) > 0 if label else None
+            for threshold, smallest_ml, mask in masks(probability):
+                settings = dict(zip(SETTINGS, (mirror, threshold, smallest_ml), strict=True))
+                rows.append(settings | scores(mask, reference, voxel_ml(probability.affine)))
+    table = pd.DataFrame(rows).groupby(SETTINGS).mean().reset_index()
+    table = table.sort_values("dice", ascending=False, kind="stable")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(output.with_suffix(".csv"), index=False, float_format="%.4g")
+    output.with_suffix(".md").write_text(markdown(table, len(cases)))
+    print(markdown(table, len(cases)))
+
+
+def masks(probability: Any) -> Iterator[tuple[float, float, Mask]]:
+    """What inference.json would make of a probability image, by threshold and smallest lesion in mL."""
+    values, ml = np.asarray(probability.dataobj), voxel_ml(probability.affine)
+    for threshold, smallest_ml in itertools.product(THRESHOLDS, SMALLEST_ML):
+        voxels = int(np.ceil(smallest_ml / ml - 1e-6))
+        yield threshold, smallest_ml, cc3d.dust(values >= threshold, threshold=voxels, connectivity=26) > 0
+
+
+def scores(mask: Mask, reference: Mask | None, ml: float) -> dict[str, float]:
+    """Dice and falsely marked mL of a case; of a scan without lesions only that, in a column of its own."""
+    if reference is None:
+        return {"healthy_false_ml": float(mask.sum() * ml)}
+    both = mask.sum() + reference.sum()
+    dice = 2 * (mask & reference).sum() / both if both else 1.0
+    return {"dice": float(dice), "false_ml": float((mask & ~reference).sum() * ml)}
+
+
+def markdown(table: pd.DataFrame, cases: int) -> str:
+    """The ten best by Dice, the worst, and the defaults wherever they stand."""
+    default = table.eval("not mirror and threshold == 0.5 and smallest_lesion_ml == 0.05")
+    shown = table[default | (np.arange(len(table)) < 10) | (np.arange(len(table)) == len(table) - 1)]
+    names = [name for name in (*SETTINGS, "dice", "false_ml", "healthy_false_ml") if name in table]
+    lines = [f"{cases} scans.", "", f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
+    for row in shown[names].to_dict("records"):
+        cells = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def in_folder(folder: Path, image: Any) -> Any:
+    """A data list's paths, from its folder; None where a channel is missing."""
+    if isinstance(image, str):
+        return folder / image
+    return [folder / path if path else None for path in image]
+
+
+if __name__ == "__main__":
+    typer.run(main)

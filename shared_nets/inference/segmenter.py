@@ -1,0 +1,161 @@
+"""One scan at a time, in Python: a file or an image in memory in, mask and probability out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from nibabel.spatialimages import SpatialImage
+
+from shared_nets.bundles import Model, bundle_folder
+from shared_nets.data.formats import Scan
+from shared_nets.errors import UsageError, own_error
+from shared_nets.inference.backends import check_backend
+from shared_nets.inference.check import check_device, check_limits, check_weights
+from shared_nets.inference.cohort import run_engine
+from shared_nets.inference.outputs import on_grid_of, scan_grid
+
+
+class Segmentation(NamedTuple):
+    """
+    What :class:`LesionSegmenter` finds, on the scan's own grid.
+
+    Args:
+        mask: 1 where lesion is, else 0; uint8.
+        probability: of lesion, 0–1; float32.
+
+    Both are MetaTensors (1, X, Y, Z) if the scan was one, else nibabel images (X, Y, Z) with its header.
+    """
+
+    mask: Any
+    probability: Any
+
+
+class LesionSegmenter:
+    """
+    Draws the lesions of one scan at a time: a bundle's inference.json, without files.
+
+    ::
+
+        mask, probability = LesionSegmenter("xnet").predict("sub-01_T1w.nii.gz")
+
+    The network is loaded once; masks equal those of ``strokeseg predict`` and ``monai.bundle run`` voxel for
+    voxel. What is odd about a scan is told as a :class:`~shared_nets.errors.ScanWarning`.
+
+    Args:
+        model: ``"xnet"`` (chronic, T1-weighted) or ``"cnnres"`` (acute, DWI and FLAIR).
+        bundle: another bundle's folder.
+        weights: another weights file.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; by default the GPU when there is one.
+        backend: what computes the network, see :func:`~shared_nets.inference.for_inference`.
+        threshold: probability above which a voxel is lesion, 0–1.
+        smallest_lesion_ml: lesions below this volume in mL are dropped.
+        mirror: take the mean of each slice's logits and its left-right mirror image's.
+
+    What is None is as inference.json has it.
+
+    Raises:
+        UsageError: if there is no such model, bundle or backend, or a number is out of range.
+        WeightsError: if the weights are missing, corrupt, unsafe or of another architecture.
+        DeviceError: if this machine has no such device.
+    """
+
+    def __init__(
+        self,
+        model: str = "xnet",
+        *,
+        bundle: str | Path | None = None,
+        weights: str | Path | None = None,
+        device: torch.device | str | None = None,
+        backend: str | None = None,
+        threshold: float | None = None,
+        smallest_lesion_ml: float | None = None,
+        mirror: bool | None = None,
+    ) -> None:
+        names = [known.value for known in Model]
+        if model not in names:
+            raise UsageError(f"{model}: no model has this name; use {' or '.join(names)}.")
+        folder = bundle_folder(Model(model).value, Path(bundle) if bundle else None)
+        settings: dict[str, Any] = {
+            "weights": str(weights) if weights else None,
+            "device": device,
+            "backend": backend,
+            "threshold": threshold,
+            "smallest_lesion_ml": smallest_lesion_ml,
+            "mirror": mirror,
+        }
+        config = ConfigParser()
+        config.read_config(folder / "configs" / "inference.json")
+        config.update({key: value for key, value in settings.items() if value is not None})
+        # Nothing is searched for and nothing written.
+        config.update({"bundle_root": str(folder), "scans": [], "handlers": []})
+        with _own_errors():
+            check_backend(config.get_parsed_content("backend"))
+            check_weights(config.get_parsed_content("weights"))
+            check_device(config.get_parsed_content("device"))
+            check_limits(*map(config.get_parsed_content, ("threshold", "smallest_lesion_ml")))
+            self.preprocessing = config.get_parsed_content("preprocessing")
+            self.evaluator = config.get_parsed_content("evaluator")
+
+    def predict(
+        self,
+        image: Scan | Sequence[Scan | None] | None = None,
+        *,
+        dwi: Scan | None = None,
+        flair: Scan | None = None,
+    ) -> Segmentation:
+        """
+        Segment one scan.
+
+        Args:
+            image: a path (NIfTI, MHA, NRRD, or the folder of a DICOM series), a nibabel image, or a
+                MetaTensor (X, Y, Z) or (channels, X, Y, Z) whose affine leads to RAS mm. For ``cnnres`` also
+                a pair [DWI, FLAIR] of these, None for one that is missing, or one image with both as volumes.
+            dwi: for ``cnnres``, in place of ``image``: the DWI, on whose grid the result lies.
+            flair: for ``cnnres``: the FLAIR, on any grid.
+
+        Returns:
+            mask and probability on the grid of the scan (of the DWI, where there is one).
+
+        Raises:
+            UsageError: if the scan is given in no such way.
+            StrokeSegError: the subclass that tells what is wrong with the scan.
+        """
+        if (image is None) == (dwi is None and flair is None):
+            raise UsageError("Give one scan: as image, or for cnnres with dwi=, flair= or both.")
+        given = [dwi, flair] if image is None else image
+        finished: dict[str, Any] = {}
+        with _own_errors():
+            case = self.preprocessing({"image": _as_paths(given), "name": "scan"})
+            run_engine(self.evaluator, case, finished.update)
+        mask, probability = finished["pred"], finished["probability"]
+        scan = given if not isinstance(given, (list, tuple)) else next(s for s in given if s is not None)
+        if isinstance(scan, MetaTensor):
+            return Segmentation(*(MetaTensor(t.to(scan.device), meta=scan.meta) for t in (mask, probability)))
+        grid = scan if isinstance(scan, SpatialImage) else scan_grid(finished["image"])
+        return Segmentation(*(on_grid_of(grid, t.cpu().numpy()) for t in (mask, probability)))
+
+
+def _as_paths(given: Any) -> Any:
+    """Paths as text, images as they are."""
+    if isinstance(given, (list, tuple)):
+        return [_as_paths(one) for one in given]
+    return os.fspath(given) if isinstance(given, os.PathLike) else given
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Our own errors as they are, out of what MONAI wraps them in."""
+    try:
+        yield
+    except Exception as error:
+        ours = own_error(error)
+        if ours is None or ours is error:
+            raise
+        raise type(ours)(str(ours)) from error
