@@ -26,6 +26,8 @@ COARSE_MM = 3.0
 CRANIUM_MM = 160.0
 # The standard error of a percentile's rank at 0.5 % of half a million voxels is 0.01 %.
 SAMPLES = 500_000
+# Voxels. Coordinates in float32, as for any resampling on a grid of a few hundred voxels, are no more exact.
+SAME_PLACE = 1e-4
 
 
 def head_mask(image: Array) -> Array:
@@ -129,10 +131,13 @@ def _faces(ndim: int) -> list[tuple[slice | int, ...]]:
 
 class Spacingd(transforms.Spacingd):
     """
-    MONAI's ``Spacingd`` for cases that have more than images.
+    MONAI's ``Spacingd`` for cases that have more than images, with a faster way back.
 
     Up to MONAI 1.6.1 it takes every key that begins with ``image_`` for meta data of ``image``, and fails on
     the path that MONAI Label keeps as ``image_path``.
+
+    Its inverse builds three coordinates for every voxel. A grid that was only rescaled needs none: the same
+    interpolation is done here along one axis after another, in a tenth of the time.
     """
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
@@ -146,6 +151,65 @@ class Spacingd(transforms.Spacingd):
         """
         images = {key: data[key] for key in self.key_iterator(dict(data))}
         return {**data, **super().__call__(images, lazy)}
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """
+        Args:
+            data: a case with resampled images, or predictions on their grid.
+
+        Returns:
+            the case with each key's image on the grid from before.
+        """
+        back = dict(data)
+        for key in self.key_iterator(back):
+            back[key] = self._rescaled_back(back[key])
+        return back
+
+    def _rescaled_back(self, image: MetaTensor) -> torch.Tensor:
+        resample = self.spacing_transform.sp_resample
+        step = resample.get_most_recent_transform(image)
+        how, size = step["extra_info"], tuple(int(n) for n in step["orig_size"])
+        to_here = np.linalg.solve(np.asarray(image.affine.cpu()), np.asarray(how["src_affine"].cpu()))
+        linear = (how["mode"], how["padding_mode"]) == ("bilinear", "border")
+        if not linear or image.pending_operations or not _is_rescaling(to_here, size):
+            return cast(torch.Tensor, self.spacing_transform.inverse(image))
+        resample.pop_transform(image)
+        values = rescale(image.as_tensor().float(), to_here, size)
+        back = cast(MetaTensor, MetaTensor(values).copy_meta_from(image))
+        back.affine = how["src_affine"]
+        return back
+
+
+def rescale(volume: torch.Tensor, to_here: NDArray[np.float64], size: tuple[int, ...]) -> torch.Tensor:
+    """
+    Resample on a grid with parallel axes, linearly, with the outermost values continued outside.
+
+    Args:
+        volume: (channels, X, Y, Z), floating point.
+        to_here: 4×4 without rotation and shear, from voxel indices of the new grid to the volume's.
+        size: the new grid's.
+
+    Returns:
+        (channels, *size), of the same type and device.
+    """
+    for axis, (old, new) in enumerate(zip(volume.shape[1:], size, strict=True)):
+        place = np.clip(to_here[axis, axis] * np.arange(new) + to_here[axis, 3], 0, old - 1)
+        if old == new and np.allclose(place, np.arange(new), rtol=0, atol=SAME_PLACE):
+            continue
+        below = np.minimum(place.astype(int), max(old - 2, 0))
+        share = np.zeros((new, old))
+        share[np.arange(new), below] = 1 - (place - below)
+        share[np.arange(new), np.minimum(below + 1, old - 1)] += place - below
+        before, after = volume.shape[: axis + 1], volume.shape[axis + 2 :]
+        volume = torch.matmul(torch.from_numpy(share).to(volume), volume.reshape(*before, old, -1))
+        volume = volume.reshape(*before, new, *after)
+    return volume
+
+
+def _is_rescaling(to_here: NDArray[np.float64], size: tuple[int, ...]) -> bool:
+    """Whether the axes stay parallel: no voxel of the new grid is moved aside by them."""
+    aside = np.abs(to_here[:3, :3]) * (np.array(size) - 1)
+    return bool((aside[~np.eye(3, dtype=bool)] < SAME_PLACE).all())
 
 
 class ScaleHeadIntensityd(MapTransform):
