@@ -86,6 +86,6 @@ def loader_workers(wanted: int) -> int:
     warnings.warn(
         f"{SHARED_MEMORY} has not the {WORKER_MIB * wanted} MiB that {wanted} loading processes need: data "
         f"are loaded without them; give the container more (docker run --shm-size=1g) to have them.",
-        stacklevel=2,
+        stacklevel=1,  # told once, although two loaders ask
     )
     return 0

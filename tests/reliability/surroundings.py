@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +91,13 @@ def without_a_reader_of(stream: int) -> None:
     os.dup2(writing, stream)
 
 
+def limited_memory(mib: int) -> None:
+    """No more address space than what is in use now and so many MiB more."""
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + mib * 2**20, hard))
+
+
 @contextmanager
 def small_disk(folder: Path, kib: int) -> Iterator[Path]:
     """A file system of so many KiB, mounted on the folder."""
@@ -103,3 +112,19 @@ def small_disk(folder: Path, kib: int) -> Iterator[Path]:
 def enlarge(folder: Path, kib: int) -> None:
     """Give a small disk more room."""
     _mount("none", folder, "", REMOUNT, f"size={kib}k")
+
+
+@contextmanager
+def nobody() -> Iterator[Path]:
+    """A folder that everybody may use, seen by a user who may do nothing else."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        if os.geteuid() != 0:
+            yield folder
+            return
+        os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            os.seteuid(0)
