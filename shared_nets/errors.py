@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 import threading
@@ -102,16 +104,43 @@ def own_error(error: BaseException | None) -> StrokeSegError | None:
     Returns:
         The first :class:`StrokeSegError` in its chain of causes, or None.
     """
-    while error is not None and not isinstance(error, StrokeSegError):
+    return next((one for one in causes(error) if isinstance(one, StrokeSegError)), None)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """
+    An exception, its cause, the cause's cause.
+
+    Args:
+        error: any exception.
+    """
+    while error is not None:
+        yield error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """
+    Whether memory was short: Python's, NumPy's, or PyTorch's on a CPU or GPU, of which it tells in words.
+
+    Args:
+        error: any exception.
+    """
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    )
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def tell_errors_in_words(debug: bool = False) -> None:
     """
     From now on, end the program on an uncaught :class:`StrokeSegError` with its sentence and exit code 1.
 
-    MONAI's bundle command line would print dozens of chained tracebacks instead. Other errors keep their
+    MONAI's bundle command line would print dozens of chained tracebacks instead. So does running out of disk
+    or memory, and a pipe that nobody reads any more ends the program silently; other errors keep their
     traceback, as do all with ``debug``. Programs that catch exceptions themselves see no difference. Warnings
     of ours are told as sentences too, without the line of code they come from. A request to end (SIGTERM, as
     clusters send it) does what Ctrl-C does.
@@ -144,5 +173,20 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
         print(told, file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
         print(str(error) or "Interrupted; what was finished is kept.", file=sys.stderr)
+    elif any(isinstance(one, OSError) and one.errno in _NO_SPACE for one in causes(error)):
+        print(
+            "There is no space left on a disk; free some, or choose another output folder.", file=sys.stderr
+        )
+    elif any(map(is_out_of_memory, causes(error))):
+        print(
+            "There is not enough memory: close other programs, make batches smaller, or use a machine with "
+            "more.",
+            file=sys.stderr,
+        )
+    elif any(isinstance(one, BrokenPipeError) for one in causes(error)):
+        # What Python still wants to write when it ends goes nowhere.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
     else:
         sys.__excepthook__(kind, error, trace)

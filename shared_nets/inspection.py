@@ -48,6 +48,7 @@ KNOWN_PACKAGES = (
     "shared_nets",
 )
 KNOWN_NAMES = (
+    "contextlib.ExitStack",
     "torch.device",
     "torch.distributed.is_initialized",
     "torch.utils.data.RandomSampler",

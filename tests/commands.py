@@ -12,7 +12,8 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,11 +49,17 @@ class Done:
 class Running:
     """A command at work, and where what it says is kept."""
 
-    def __init__(self, words: list[str], cwd: Path | None, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        words: list[str],
+        cwd: Path | None,
+        environment: dict[str, str],
+        before: Callable[[], object] | None = None,
+    ) -> None:
         self.words = words
         self.folder = TemporaryDirectory()
         self.out, self.err = Path(self.folder.name, "out"), Path(self.folder.name, "err")
-        arguments = (words, cwd or Path(self.folder.name), environment, self.out, self.err)
+        arguments = (words, cwd or Path(self.folder.name), environment, before, self.out, self.err)
         self.process = _processes.Process(target=_main, args=arguments)
         self.process.start()
 
@@ -74,9 +81,15 @@ class Running:
             os.kill(self.process.pid, number)
 
 
-def start(module: str, *arguments: object, cwd: Path | None = None, **environment: str) -> Running:
-    """``python -m MODULE ARGUMENTS`` in the background."""
-    return Running([module, *map(str, arguments)], cwd, environment)
+def start(
+    module: str,
+    *arguments: object,
+    cwd: Path | None = None,
+    before: Callable[[], object] | None = None,
+    **environment: str,
+) -> Running:
+    """``python -m MODULE ARGUMENTS`` in the background; ``before`` is called first in its process."""
+    return Running([module, *map(str, arguments)], cwd, environment, before)
 
 
 def run(module: str, *arguments: object, cwd: Path | None = None, **environment: str) -> Done:
@@ -95,7 +108,14 @@ def strokeseg(*arguments: object, cwd: Path | None = None) -> Done:
     return run("shared_nets.cli", *arguments, cwd=cwd)
 
 
-def _main(words: Sequence[str], cwd: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+def _main(
+    words: Sequence[str],
+    cwd: Path,
+    environment: dict[str, str],
+    before: Callable[[], object] | None,
+    out: Path,
+    err: Path,
+) -> None:
     """What the interpreter does for ``python -m``, from the working directory to the exit code."""
     # A shell's background jobs, and what they start, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -104,6 +124,8 @@ def _main(words: Sequence[str], cwd: Path, environment: dict[str, str], out: Pat
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     os.environ |= environment
     os.chdir(cwd)
+    if before is not None:
+        before()
     sys.path[:0] = [str(cwd), str(ROOT)]
     sys.argv = list(words)
     try:
@@ -114,5 +136,6 @@ def _main(words: Sequence[str], cwd: Path, environment: dict[str, str], out: Pat
         sys.excepthook(*sys.exc_info())
         sys.exit(1)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(BrokenPipeError):  # after what the interpreter does, which ignores it too
+            sys.stdout.flush()
+            sys.stderr.flush()

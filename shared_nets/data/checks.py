@@ -38,9 +38,10 @@ DEFLATE_LIMIT = 1032
 GRID_TOLERANCE_MM = 0.1
 # From a newborn's brain to a large adult head with ears, nose and neck: left-right, front-back, foot-head.
 HEAD_MM = ((75.0, 230.0), (85.0, 270.0), (0.0, 330.0))
-# What the middle four fifths of a head's intensities span, relative to their median: 0.8 and more in T1, T2,
-# FLAIR and DWI. A uniform phantom's span is that of its noise and of the coil.
-LEAST_CONTRAST = 0.4
+# What the middle four fifths of a head's intensities span, relative to their median: 0.76 and more in T1,
+# FLAIR and DWI, 0.26 and more when a gamma of 0.3 bends them. A uniform phantom's span is that of its noise
+# and of the coil: 0.22 with 3 % and 20 %.
+LEAST_CONTRAST = 0.25
 # One patient's head in two scans: measured within 10 %; skull-stripped against not, within 30 %.
 HEADS_APART = 4 / 3
 # Echo times in seconds: longer than any T1w's, shorter than any DWI's or FLAIR's. Inversion of a FLAIR.

@@ -23,7 +23,15 @@ from monai.engines import Evaluator
 from torch import distributed
 from tqdm import tqdm
 
-from shared_nets.errors import OutputError, StrokeSegError, WeightsError, own_error, scan_warnings
+from shared_nets.errors import (
+    OutputError,
+    StrokeSegError,
+    WeightsError,
+    causes,
+    is_out_of_memory,
+    own_error,
+    scan_warnings,
+)
 from shared_nets.inference.lesions import LesionSummary, head_midline, measure_lesions
 from shared_nets.inference.outputs import engine_cases, make_output_folder, write_table
 from shared_nets.inference.records import NOTICE, Records, Result, plain, software, write_json
@@ -454,17 +462,12 @@ def one_sentence(error: BaseException, name: str) -> str:
     if ours is not None:
         sentence = " ".join(str(ours).split())
         return sentence if name in sentence else f"{name}: {sentence}"
-    *_, cause = _chain(error)
+    if any(map(is_out_of_memory, causes(error))):
+        return f"{name}: there is not enough memory for it; close other programs, or use a machine with more."
+    *_, cause = causes(error)
     first_line = next(iter(str(cause).strip().splitlines()), "").rstrip(".")
     what = f"{type(cause).__name__}: {first_line}" if first_line else type(cause).__name__
     return f"{name}: unexpected {what}; run again with debug to see where."
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The exception, its cause, the cause's cause."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _concerns_all(error: StrokeSegError) -> bool:

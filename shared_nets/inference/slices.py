@@ -16,7 +16,7 @@ from monai.utils import convert_to_dst_type, ensure_tuple_rep
 from torch import Tensor
 from torch.nn import functional as F
 
-from shared_nets.errors import DeviceError
+from shared_nets.errors import DeviceError, is_out_of_memory
 
 # The logit of what was not computed: a probability of 1e-7, finite in float16.
 NO_LESION_LOGIT = -16.0
@@ -192,7 +192,7 @@ class SliceWindowInferer(Inferer):
             try:
                 output: Tensor | None = network(torch.stack(views).to(device), *args, **kwargs)
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 output = None  # outside this block, where the error no longer holds the failed pass's memory
             if output is None:
@@ -266,8 +266,3 @@ def _padding(size: Sequence[int], window: Sequence[int]) -> tuple[int, int, int,
     """Zeros around a slice smaller than the window, as torch's ``pad`` wants them: the last axis first."""
     rows, columns = (max(0, w - s) for s, w in zip(size, window, strict=True))
     return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """The GPU's error has a class of its own; the CPU allocator's has only its words."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from shared_nets.errors import WeightsError
-from shared_nets.files import write_bytes
+from shared_nets.files import write_bytes, written_whole
 from shared_nets.networks import CNNRes, XNet
 
 SHIPPED = "models/model.safetensors"
@@ -135,15 +135,33 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path, half: bool = Fal
         plain = {key: t.half() if t.is_floating_point() and t.ndim > 1 else t for key, t in plain.items()}
         check_finite(plain, f"{path} was not written: float16 of the state dict", "save it with half=False")
     if path.suffix == ".safetensors":
-        data = safetensors.torch.save(plain)
+        write_bytes(path, safetensors.torch.save(plain))
     elif path.suffix == ".pt":
-        # Through memory: given a path, torch writes its name into the file, and the bytes depend on it.
-        buffer = io.BytesIO()
-        torch.save(plain, buffer)
-        data = buffer.getvalue()
+        save_state(plain, path)
     else:
         raise WeightsError(f"{path} has no ending of a weight file; name it .pt or .safetensors.")
-    write_bytes(path, data)
+
+
+def save_state(state: Mapping[str, Any], path: str | Path) -> None:
+    """
+    Write tensors and plain values with ``torch.save``; a reader finds the old file or the whole new one.
+
+    Args:
+        state: nested mappings and lists of tensors, numbers and text.
+        path: the file; its folder is made if need be.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    # Into a stream: given a path, torch writes its name into the file, and the bytes depend on it.
+    with written_whole(path) as part, open(part, "wb") as stream:
+        try:
+            torch.save(state, stream)
+        except RuntimeError as error:
+            # torch tells only that its archive is broken; what came before tells why.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def sha256(path: str | Path) -> str:

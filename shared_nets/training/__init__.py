@@ -3,7 +3,13 @@
 from shared_nets.training.augmentation import RandDropChanneld
 from shared_nets.training.caching import cached
 from shared_nets.training.handlers import Checkpoints, EarlyStop, Progress, SeededEpochs, checkpoint_folder
-from shared_nets.training.processes import join_processes, local_device, parallel
+from shared_nets.training.processes import (
+    join_processes,
+    loader_workers,
+    local_device,
+    only_training,
+    parallel,
+)
 from shared_nets.training.record import record_run
 from shared_nets.training.speed import half_pays, half_type, prepared
 from shared_nets.training.start import decay_kernels_only, start_from
@@ -20,7 +26,9 @@ __all__ = [
     "half_pays",
     "half_type",
     "join_processes",
+    "loader_workers",
     "local_device",
+    "only_training",
     "parallel",
     "prepared",
     "record_run",

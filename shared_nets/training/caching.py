@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from monai.data import CacheDataset, Dataset, PersistentDataset
+from tqdm import tqdm
 
 MEMORY_SHARE = 0.4
 """Of the machine's memory that prepared cases may take; the rest is for the network and everything else."""
@@ -37,23 +39,39 @@ def cached(
         quiet: no progress bar.
 
     Returns:
-        MONAI's ``CacheDataset``, ``PersistentDataset`` or ``Dataset``.
+        MONAI's ``CacheDataset`` (in memory), ``PersistentDataset`` (on disk) or ``Dataset`` (neither).
     """
     if not data:
         return Dataset([], transform)
     limit = memory_gb() * MEMORY_SHARE if cache_gb is None else cache_gb
     if prepared_gb(data[0], transform) * len(data) <= limit:
-        return CacheDataset(data, transform, num_workers=2, progress=not quiet)
+        return CasesInMemory(data, transform, num_workers=2, progress=not quiet)
     if cache_dir is None:
         return Dataset(data, transform)
     name = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:16]
     return PersistentDataset(data, transform, cache_dir=Path(cache_dir) / name)
 
 
+class CasesInMemory(CacheDataset):
+    """
+    MONAI's ``CacheDataset``, which ends cleanly when a case cannot be prepared.
+
+    Up to MONAI 1.6.1 the error leaves the other threads at work, and a program that ends on it is aborted
+    ("terminate called without an active exception").
+    """
+
+    def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
+        wanted = range(self.cache_num) if indices is None else indices
+        # Left by an error, the pool drops what waits and lets its threads finish their cases.
+        with ThreadPoolExecutor(self.num_workers) as pool:
+            prepared = pool.map(self._load_cache_item, wanted)
+            return list(tqdm(prepared, total=len(wanted), desc="Loading dataset", disable=not self.progress))
+
+
 def prepared_gb(case: dict[str, Any], transform: Callable[..., Any]) -> float:
     """Memory that a prepared case takes, in GiB; 0 if it cannot be prepared, which is told in its turn."""
     try:
-        (prepared,) = CacheDataset([case], transform, num_workers=None, progress=False)._cache
+        (prepared,) = CasesInMemory([case], transform, num_workers=1, progress=False)._cache
     except Exception:
         return 0.0
     values = prepared.values() if isinstance(prepared, dict) else [prepared]

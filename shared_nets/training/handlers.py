@@ -17,8 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from shared_nets.errors import UsageError, WeightsError
-from shared_nets.files import written_whole
-from shared_nets.release.weights import save_weights
+from shared_nets.release.weights import save_state, save_weights
 
 
 def checkpoint_folder(bundle_root: str, output_dir: str) -> str:
@@ -111,8 +110,7 @@ class Checkpoints:
         if self.validator is not None:
             best = self.validator.state
             content["best"] = {"metric": float(best.best_metric), "epoch": best.best_metric_epoch}
-        with written_whole(self.last) as part:
-            torch.save(content, part)
+        save_state(content, self.last)
 
     def load(self, engine: Engine) -> None:
         """

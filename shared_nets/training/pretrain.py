@@ -27,9 +27,8 @@ from torch.utils.data import DataLoader
 
 from shared_nets.bundles import Model
 from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, tell_errors_in_words
-from shared_nets.files import written_whole
 from shared_nets.networks import CNNRes, XNet
-from shared_nets.release.weights import check_architecture, load_into, save_weights
+from shared_nets.release.weights import check_architecture, load_into, save_state, save_weights
 from shared_nets.simulation import (
     Anatomy,
     LesionShape,
@@ -372,8 +371,7 @@ class Run:
             "slices": self.slices,
             "minutes": self.minutes,
         }
-        with written_whole(path) as part:
-            torch.save(state, part)
+        save_state(state, path)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""

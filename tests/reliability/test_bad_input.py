@@ -9,9 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ import pytest
 
 from tests.heads import affine, head, lesion_mask, write
 from tests.reliability.programs import Run, is_one_sentence, predict
+from tests.reliability.surroundings import nobody
 
 Happened = Callable[[object], None]
 
@@ -371,22 +370,6 @@ def test_pair_warned_of(case: Case, tmp_path: Path, happened: Happened) -> None:
     (odd,) = (row for name, row in run.table.iterrows() if name != "good")
     assert case.says in odd["message"]
     assert "Warning: " in run.err
-
-
-@contextmanager
-def nobody() -> Iterator[Path]:
-    """A folder that everybody may use, seen by a user who may do nothing else."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o777)
-        if os.geteuid() != 0:
-            yield folder
-            return
-        os.seteuid(65534)
-        try:
-            yield folder
-        finally:
-            os.seteuid(0)
 
 
 @pytest.mark.reliability("Bad input", "A file that may not be read", REFUSED)

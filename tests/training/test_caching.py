@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from monai.data import CacheDataset, Dataset, PersistentDataset
+from monai.data import Dataset, PersistentDataset
 from monai.transforms import Compose, MapTransform, RandFlipd
 
-from shared_nets.training.caching import cached, memory_gb, prepared_gb
+from shared_nets.training.caching import CasesInMemory, cached, memory_gb, prepared_gb
 
 
 class Preparation(MapTransform):
@@ -40,7 +40,7 @@ MIB = 2**-10
 
 @pytest.mark.parametrize(
     ("cache_gb", "folder", "kind"),
-    [(5 * MIB, True, CacheDataset), (3 * MIB, True, PersistentDataset), (3 * MIB, False, Dataset)],
+    [(5 * MIB, True, CasesInMemory), (3 * MIB, True, PersistentDataset), (3 * MIB, False, Dataset)],
 )
 def test_by_size(transform: Compose, tmp_path: Path, cache_gb: float, folder: bool, kind: type) -> None:
     dataset = cached(DATA, transform, cache_gb, tmp_path if folder else None, quiet=True)

@@ -1,0 +1,157 @@
+"""What would mislead a reader of masks and tables: a flipped side, a wrong volume, a false warning."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from nibabel.affines import apply_affine
+from nibabel.orientations import apply_orientation, inv_ornt_aff
+from torch import Tensor, nn
+
+from tests.heads import affine, head, lesion_mask, write
+from tests.reliability.programs import predict
+
+Happened = Callable[[object], None]
+
+# Every order of the axes, each in both directions.
+AXIS_ORDERS = [
+    np.array(list(zip(order, signs, strict=True)))
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+]
+
+
+@pytest.mark.reliability(
+    "Medical safety",
+    "A head with its lesion on the left, stored in all 48 orders and directions of the axes",
+    "The mask marks the same place in space, and the table says the same side and volume.",
+)
+def test_all_axis_orders(tmp_path: Path, happened: Happened) -> None:
+    lesion = lesion_mask(1)
+    scan, to_mm = head("T1w", lesion, 1), affine()
+    truth = positions(lesion, to_mm)
+    assert (truth[:, 0] < 0).all()  # left, in RAS
+    for number, order in enumerate(AXIS_ORDERS):
+        turned = np.ascontiguousarray(apply_orientation(scan, order))
+        write(tmp_path / f"in/turned{number:02}.nii.gz", turned, to_mm @ inv_ornt_aff(order, scan.shape))
+    run = predict(tmp_path / "in", tmp_path / "out")
+    assert run.code == 0, run.err
+    places = []
+    for path in sorted((tmp_path / "out").glob("*_mask.nii.gz")):
+        mask = nib.load(path)
+        given = nib.load(tmp_path / "in" / path.name.replace("_label-lesion_mask", ""))
+        assert mask.shape == given.shape
+        np.testing.assert_array_equal(mask.affine, given.affine)
+        places.append(positions(np.asarray(mask.dataobj), mask.affine))
+    assert len(places) == 48
+    for place in places:
+        np.testing.assert_allclose(place, places[0], atol=1e-3)
+    overlap = len(set(map(tuple, places[0])) & set(map(tuple, truth)))
+    assert 2 * overlap / (len(places[0]) + len(truth)) > 0.8
+    assert set(run.table["side"]) == {"left"}
+    assert run.table["volume_ml"].nunique() == 1
+    happened(f"48 masks alike, {run.table['volume_ml'].iloc[0]:.1f} mL on the left.")
+
+
+def positions(mask: np.ndarray, to_mm: np.ndarray) -> np.ndarray:
+    """Where a mask's voxels are, (N, 3) in mm (RAS), in an order that does not depend on the axes'."""
+    where = np.round(apply_affine(to_mm, np.argwhere(mask)), 3)
+    return where[np.lexsort(where.T)]
+
+
+@pytest.mark.reliability(
+    "Medical safety",
+    "The same voxels with an affine that runs the other way from left to right",
+    "The mask marks the same voxels, and the table says the other side.",
+)
+def test_the_side_follows_the_affine(tmp_path: Path, happened: Happened) -> None:
+    scan, to_mm = head("T1w", lesion_mask(1), 1), affine()
+    write(tmp_path / "in/a_ras.nii.gz", scan, to_mm)
+    write(tmp_path / "in/b_las.nii.gz", scan, np.diag([-1, 1, 1, 1]) @ to_mm)
+    run = predict(tmp_path / "in", tmp_path / "out")
+    one, two = (
+        np.asarray(nib.load(tmp_path / f"out/{name}_label-lesion_mask.nii.gz").dataobj)
+        for name in ("a_ras", "b_las")
+    )
+    np.testing.assert_array_equal(one, two)
+    assert run.table["side"].to_dict() == {"a_ras": "left", "b_las": "right"}
+    table = run.table
+    assert table.loc["a_ras", "centroid_x_mm"] == -table.loc["b_las", "centroid_x_mm"] != 0
+    happened("left with the one, right with the other.")
+
+
+class Fraction(nn.Module):
+    """A perfect network: the probability is the share of a pixel that is lesion, told by its brightness."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W), brain at 0.5 and lesion at 1, to logits (N, 1, H, W)."""
+        return torch.logit(self.weight * (x[:, :1] - 0.5), eps=1e-6)
+
+
+ML = (1.1, 2.0, 5.0, 10.0, 30.0)
+CENTRES = (
+    (-35.2, 30.4, 20.3),
+    (30.7, 35.1, -10.6),
+    (-30.3, -30.8, -15.4),
+    (35.4, -25.7, 15.1),
+    (0.3, 2.2, 1.7),
+)
+
+
+def brain_with_balls(voxel_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """A head of brightness 50 with balls of 100 in it, the voxels at their borders mixed; and its affine."""
+    shape = tuple(int(220 / mm) for mm in voxel_mm)
+    to_mm = affine(voxel_mm, shape)
+    mm = [to_mm[axis, 3] + voxel_mm[axis] * np.arange(shape[axis]) for axis in range(3)]
+    x, y, z = np.meshgrid(*mm, indexing="ij", sparse=True)
+    image = np.where((x / 75) ** 2 + (y / 95) ** 2 + (z / 80) ** 2 < 1, 50, 0).astype(np.float32)
+    parts = (np.arange(8) + 0.5) / 8 - 0.5  # 512 points in each voxel
+    for ml, centre in zip(ML, CENTRES, strict=True):
+        radius = (750 * ml / np.pi) ** (1 / 3)
+        box = tuple(
+            slice(*np.searchsorted(axis, (c - radius - size, c + radius + size)))
+            for axis, c, size in zip(mm, centre, voxel_mm, strict=True)
+        )
+        squares = [
+            ((axis[part][:, None] + size * parts - c) ** 2).ravel()
+            for axis, part, size, c in zip(mm, box, voxel_mm, centre, strict=True)
+        ]
+        inside = squares[0][:, None, None] + squares[1][:, None] + squares[2] <= radius**2
+        counts = [len(one) // 8 for one in squares]
+        share = inside.reshape(counts[0], 8, counts[1], 8, counts[2], 8).mean((1, 3, 5))
+        image[box] += 50 * share
+    return image, to_mm
+
+
+@pytest.mark.parametrize(
+    ("voxel_mm", "spacing_mm"),
+    [((1.0, 1.0, 1.0), 1.0), ((1.0, 1.0, 1.0), 1.5), ((1.0, 1.0, 1.0), 2.0), ((0.9, 0.9, 2.0), 1.5)],
+)
+def test_volumes_of_balls(
+    tmp_path: Path, happened: Happened, voxel_mm: tuple[float, ...], spacing_mm: float
+) -> None:
+    scan = write(tmp_path / "balls.nii.gz", *brain_with_balls(voxel_mm))
+    run = predict(
+        [str(scan)], tmp_path / "out", "cnnres", Fraction(), spacing=[spacing_mm, spacing_mm, -1.0],
+        window=[160, 160], window_batch=16,
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    lesions = pd.read_csv(tmp_path / "out/components.csv")
+    where = lesions[["centroid_x_mm", "centroid_y_mm", "centroid_z_mm"]].to_numpy()
+    errors = {}
+    for ml, centre in zip(ML, CENTRES, strict=True):
+        nearest = np.linalg.norm(where - centre, axis=1)
+        assert nearest.min() < 0.5
+        errors[ml] = lesions["volume_ml"][nearest.argmin()] / ml - 1
+    print(voxel_mm, spacing_mm, {k: f"{v:+.1%}" for k, v in errors.items()})
