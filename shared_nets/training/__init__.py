@@ -6,7 +6,7 @@ from shared_nets.training.handlers import Checkpoints, EarlyStop, Progress, Seed
 from shared_nets.training.processes import join_processes, local_device, parallel
 from shared_nets.training.record import record_run
 from shared_nets.training.speed import half_pays, half_type, prepared
-from shared_nets.training.start import decay_kernels_only, is_true, start_from
+from shared_nets.training.start import decay_kernels_only, is_true, leaves_one_slice, start_from
 
 __all__ = [
     "Checkpoints",
@@ -21,6 +21,7 @@ __all__ = [
     "half_type",
     "is_true",
     "join_processes",
+    "leaves_one_slice",
     "local_device",
     "parallel",
     "prepared",
