@@ -21,6 +21,13 @@ class Weights(str, Enum):
     last = "last"
 
 
+class EvaluateOn(str, Enum):
+    """Which cases are evaluated."""
+
+    validation = "validation"
+    test = "test"
+
+
 class Scoring(str, Enum):
     """Ways to score, see `shared_nets.experiments.tables.scores`."""
 
@@ -44,6 +51,9 @@ WeightsOption = Annotated[
     Weights,
     typer.Option(help="Evaluated: of the last epoch, or of the best epoch on the same fold, which flatters."),
 ]
+EvaluateOnOption = Annotated[
+    EvaluateOn, typer.Option(help="The cases of the fold held out, or the labelled test cases of the data.")
+]
 ScoringOption = Annotated[
     Scoring, typer.Option(help="Every volume on its grid, or the paper's own rules, see docs/experiments.md.")
 ]
@@ -57,6 +67,7 @@ def experiment(
     setting: Setting = None,
     fold: Folds = None,
     weights: WeightsOption = Weights.last,
+    evaluate_on: EvaluateOnOption = EvaluateOn.validation,
     scoring: ScoringOption = Scoring.volumes,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle folder.")] = None,
     quiet: Quiet = False,
@@ -80,7 +91,9 @@ def experiment(
     from shared_nets.files import write_bytes
 
     silent = {"quiet": quiet, "debug": debug}
-    cases = Experiment(folder, data, output, recipes, settings, weights.value, silent).run(fold)
+    cases = Experiment(folder, data, output, recipes, settings, weights.value, evaluate_on.value, silent).run(
+        fold
+    )
     write_bytes(output / "metrics.csv", cases.to_csv(index=False).encode())
     summary = summarise(cases)
     write_bytes(output / "summary.csv", summary.to_csv(index=False).encode())
@@ -107,6 +120,7 @@ def table(
     setting: Setting = None,
     fold: Folds = None,
     weights: WeightsOption = Weights.last,
+    evaluate_on: EvaluateOnOption = EvaluateOn.validation,
     scoring: ScoringOption = Scoring.volumes,
     note: Annotated[str, typer.Option(help="A sentence to stand above the table: what the data are.")] = "",
     quiet: Quiet = False,
@@ -139,6 +153,7 @@ def table(
             recipes,
             settings | {"network_def": method.network_def(channels)},
             weights.value,
+            evaluate_on.value,
             silent,
         )
         for method in methods
@@ -166,6 +181,7 @@ def finetune(
     ] = None,
     learning_rate: Annotated[float, typer.Option(min=0, help="Of the optimiser.")] = 1e-4,
     fold: Annotated[int, typer.Option(min=0, help="The fold that validates.")] = 0,
+    evaluate_on: EvaluateOnOption = EvaluateOn.validation,
     recipe: Recipe = None,
     setting: Setting = None,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle folder.")] = None,
@@ -176,7 +192,7 @@ def finetune(
     Fine-tune weights on your cases, and tell how they do on those held out, before and after.
 
     Stopped at any moment, the same command goes on. The weights are foldN/models/model.pt in OUTPUT: the
-    best epoch on the held-out cases, which flatters a little.
+    best epoch on the held-out cases, so what these say of it flatters a little; test cases do not.
     """
     tell_errors_in_words(debug)
     try:
@@ -192,16 +208,21 @@ def finetune(
     start = pretrained or folder / "models" / "model.pt"
     tuned = {"pretrained": str(start), "frozen": frozen or [], "learning_rate": learning_rate}
     silent = {"quiet": quiet, "debug": debug}
-    tuning = Experiment(folder, data, output, recipes, tuned | settings, "best", silent)
-    tuning.check_settings()
+    tuning = Experiment(folder, data, output, recipes, tuned | settings, "best", evaluate_on.value, silent)
+    tuning.check([fold])
     before = pd.read_csv(tuning.evaluate(fold, start, "before")).set_index("scan")
     tuning.train(fold)
     after = pd.read_csv(tuning.evaluate(fold, None, "after")).set_index("scan")
-    print(f"Mean over {len(after)} held-out cases, before and after:")
+    done = (before["status"] == "ok") & (after["status"] == "ok")
+    before, after = before[done], after[done]
+    which = "held-out" if evaluate_on is EvaluateOn.validation else "test"
+    print(f"Mean over {len(after)} {which} cases, before and after:")
     for key in OVERLAPS:
         print(f"  {key:<10} {before[key].mean():.3f}  {after[key].mean():.3f}")
     print(f"Dice: p = {paired_p(after['dice'], before['dice']):.2g} (Wilcoxon's signed-rank test)")
     print(f"Weights: {(output / f'fold{fold}' / 'models' / 'model.pt').resolve()}")
+    if not done.all():
+        raise typer.Exit(1)
 
 
 TITLES = {

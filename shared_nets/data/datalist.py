@@ -207,14 +207,22 @@ def write_data_list(path: Path, sections: Mapping[str, Sequence[Item]], descript
 
 def read_folds(data: Path) -> list[int]:
     """
-    The folds of a data list, 0 to 4 where it names none: `find_cases` then splits in five.
+    The folds that a data set is cross-validated in, as `find_cases` makes them.
 
     Args:
-        data: a JSON data list, or any data set.
+        data: a JSON data list, or any data set; `find_cases` tells what is wrong with it.
+
+    Returns:
+        Those that a data list names; 0 alone where it has a ``validation`` section instead; else 0 to 4:
+        `find_cases` then splits in five.
     """
-    if data.suffix != ".json" or not data.is_file():
+    try:
+        content = json.loads(data.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return list(range(FOLDS))
-    content = json.loads(data.read_text(encoding="utf-8"))
-    items = content if isinstance(content, list) else content.get("training", [])
+    sections = content if isinstance(content, dict) else {"training": content}
+    items = sections.get("training") or []
     folds = {item["fold"] for item in items if isinstance(item, dict) and "fold" in item}
+    if not folds and sections.get("validation"):
+        return [0]
     return sorted(folds) or list(range(FOLDS))

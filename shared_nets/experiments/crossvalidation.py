@@ -11,13 +11,16 @@ from typing import Any
 
 import pandas as pd
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from shared_nets.data import read_folds
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.files import write_bytes
 from shared_nets.release.weights import save_weights
 from shared_nets.training.record import environment, file_digest
+
+OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "resume", "weights", "evaluate_on"}
+"""Values that an experiment sets itself, beside those in its ``silent``."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Experiment:
         settings: further values by their id in train.json.
         weights: what is evaluated: ``"best"`` in validation or of the ``"last"`` epoch. The best epoch is
             chosen on the very fold that is evaluated then, which flatters.
+        evaluate_on: ``"validation"``, the fold held out, or ``"test"``: the data's labelled test cases.
         silent: further values that change nothing but what is said: ``quiet``, ``debug``.
     """
 
@@ -42,6 +46,7 @@ class Experiment:
     recipes: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     weights: str = "last"
+    evaluate_on: str = "validation"
     silent: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, folds: Sequence[int] | None = None) -> pd.DataFrame:
@@ -55,15 +60,15 @@ class Experiment:
             A row a case, as `metrics.csv`, with its ``fold``.
 
         Raises:
-            UsageError: if the output holds an experiment with other settings.
+            UsageError: see `check`.
             StrokeSegError: if a fold cannot be trained.
         """
-        self.check_settings()
+        folds = read_folds(self.data) if folds is None else folds
+        self.check(folds)
         parts = []
-        for fold in read_folds(self.data) if folds is None else folds:
-            table = self.fold_folder(fold) / "evaluation" / "metrics.csv"
-            # The summary is written when all cases have been evaluated.
-            if not table.with_name("summary.csv").is_file():
+        for fold in folds:
+            table = self.evaluation_folder(fold) / "metrics.csv"
+            if not is_finished(table):
                 self.train(fold)
                 self.evaluate(fold)
             parts.append(pd.read_csv(table).assign(fold=fold))
@@ -73,8 +78,30 @@ class Experiment:
         """Where a fold's files are."""
         return self.output / f"fold{fold}"
 
-    def check_settings(self) -> None:
-        """Write ``experiment.json``, or refuse to mix runs of different settings in one folder."""
+    def evaluation_folder(self, fold: int, name: str = "evaluation") -> Path:
+        """Where a fold's table is; that of the test cases stands beside that of the held-out ones."""
+        suffix = "" if self.evaluate_on == "validation" else f"_{self.evaluate_on}"
+        return self.fold_folder(fold) / f"{name}{suffix}"
+
+    def check(self, folds: Sequence[int]) -> None:
+        """
+        Refuse what cannot work before anything is written; then write ``experiment.json``.
+
+        Args:
+            folds: those that are to be run.
+
+        Raises:
+            UsageError: if train.json has no such setting, or the output holds an experiment with other ones.
+            StrokeSegError: if a fold has no cases.
+        """
+        known = ConfigParser(ConfigParser.load_config_files([self.train_config, *self.recipes]))
+        for key in self.settings:
+            if key in OWN or key in self.silent:
+                raise UsageError(f"{key} is not for --set: it has an option of its own.")
+            if key not in known:
+                raise UsageError(f"--set {key}: train.json has no such value.")
+        for fold in folds:
+            self.workflow([], fold).parser.get_parsed_content("train#dataset#data")
         settings = {
             "bundle": self.bundle.name,
             "data": str(self.data.resolve()),
@@ -101,7 +128,7 @@ class Experiment:
         if (folder / "trained.json").is_file():
             return
         checkpoint = folder / "models" / "last.ckpt"
-        workflow = self.workflow(["train.json"], fold, output_dir=str(folder), resume=checkpoint.is_file())
+        workflow = self.workflow([], fold, output_dir=str(folder), resume=checkpoint.is_file())
         # What is trained, with all settings in place.
         write_bytes(folder / "config.json", json.dumps(workflow.parser.get(), indent=1).encode())
         start = time.monotonic()
@@ -120,36 +147,43 @@ class Experiment:
 
     def evaluate(self, fold: int, weights: Path | None = None, name: str = "evaluation") -> Path:
         """
-        Evaluate weights on a fold's validation cases; a case that fails is a row of the table.
+        Evaluate weights on a fold's held-out cases, or the test cases; one that fails is a row of the table.
 
         Args:
             fold: which.
             weights: the file; by default what the fold's training left.
-            name: of the folder for the table.
+            name: of the folder for the table, see `evaluation_folder`.
 
         Returns:
             The table.
         """
-        folder = self.fold_folder(fold)
-        trained = folder / "models" / ("model.pt" if self.weights == "best" else "last.safetensors")
+        folder = self.evaluation_folder(fold, name)
+        kept = "model.pt" if self.weights == "best" else "last.safetensors"
+        trained = self.fold_folder(fold) / "models" / kept
         workflow = self.workflow(
-            ["train.json", "evaluate.json"],
+            ["evaluate.json"],
             fold,
-            output_dir=str(folder / name),
+            output_dir=str(folder),
             weights=str(weights or trained),
+            evaluate_on=self.evaluate_on,
         )
         try:
             run(workflow)
         except SystemExit:  # failed cases have been told, and are rows
-            if not (folder / name / "summary.csv").is_file():
+            if not (folder / "summary.csv").is_file():
                 raise
-        return folder / name / "metrics.csv"
+        return folder / "metrics.csv"
 
-    def workflow(self, configs: Sequence[str], fold: int, **settings: Any) -> ConfigWorkflow:
-        """The bundle's workflow for one fold; the recipes lie between train.json and evaluate.json."""
-        train, *more = (str(self.bundle / "configs" / name) for name in configs)
+    @property
+    def train_config(self) -> Path:
+        """The bundle's train.json."""
+        return self.bundle / "configs" / "train.json"
+
+    def workflow(self, more: Sequence[str], fold: int, **settings: Any) -> ConfigWorkflow:
+        """The bundle's workflow for one fold: train.json, the recipes, and more of the bundle's configs."""
+        files = [self.train_config, *self.recipes, *(self.bundle / "configs" / name for name in more)]
         return ConfigWorkflow(
-            config_file=[train, *map(str, self.recipes), *more],
+            config_file=[str(file) for file in files],
             workflow_type="train",
             bundle_root=str(self.bundle),
             dataset_dir=str(self.data),
@@ -158,6 +192,11 @@ class Experiment:
             **self.settings,
             **self.silent,
         )
+
+
+def is_finished(table: Path) -> bool:
+    """Whether all cases have been evaluated: the summary, written last, is there, and no case failed."""
+    return table.with_name("summary.csv").is_file() and bool((pd.read_csv(table)["status"] == "ok").all())
 
 
 def run(workflow: ConfigWorkflow) -> None:

@@ -12,7 +12,7 @@ from shared_nets.training.processes import (
 )
 from shared_nets.training.record import record_run
 from shared_nets.training.speed import half_pays, half_type, prepared
-from shared_nets.training.start import decay_kernels_only, start_from
+from shared_nets.training.start import decay_kernels_only, leaves_one_slice, start_from
 
 __all__ = [
     "Checkpoints",
@@ -26,6 +26,7 @@ __all__ = [
     "half_pays",
     "half_type",
     "join_processes",
+    "leaves_one_slice",
     "loader_workers",
     "local_device",
     "only_training",

@@ -1,4 +1,4 @@
-"""What a training starts from: weights, and the parameters the optimiser decays."""
+"""What a training starts from: weights, the parameters the optimiser decays, and whole batches."""
 
 from __future__ import annotations
 
@@ -110,6 +110,22 @@ def freeze(network: Network, parts: Sequence[str]) -> Network:
 def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
     """In place of ``train``: the trainer puts the whole network into training mode at every step."""
     return module
+
+
+def leaves_one_slice(scans: int, scans_per_batch: int, slices_per_scan: int) -> bool:
+    """
+    Whether an epoch would end in a batch of a single slice, which is better left out: ``drop_last``.
+
+    Batch norm needs more than one value of a channel, which a single slice does not give where a network
+    pools it to one pixel (PSPNet, DeepLabv3+, windows of 16 pixels); elsewhere its statistics are poor.
+    Scans are shuffled, so that it is another one that is left out of the next epoch.
+
+    Args:
+        scans: in an epoch.
+        scans_per_batch: of them in a batch.
+        slices_per_scan: drawn of each.
+    """
+    return slices_per_scan == 1 and scans > 1 and scans % scans_per_batch == 1
 
 
 def decay_kernels_only(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -501,17 +501,26 @@ def test_two_processes_train_and_evaluate(trees: Folders, bundles: Folders, tmp_
     assert last["trainer"] == {"epoch": 1, "iteration": 2}  # four cases, two processes
     assert done.stdout.count("Trained for 1 epoch;") == 1
 
+    # Three cases do not go evenly into two processes.
+    odd = trees["cnnres"] / "three.json"
+    content = {
+        "training": items(trees["cnnres"], "cnnres", [4, 5]),
+        "validation": items(trees["cnnres"], "cnnres", [1, 2, 3]),
+    }
+    odd.write_text(json.dumps(content))
     done = start(
         "evaluating", "--config_file", config(folder, "train", "evaluate", "multi_gpu_evaluate"),
-        "--evaluate_on", "training", "--output_dir", tmp_path / "two",
+        "--dataset_dir", odd, "--output_dir", tmp_path / "two",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("4 scans segmented") == 1
+    assert done.stdout.count("3 scans segmented") == 1
     alone = bundle(
         "evaluating", config_file=config(folder, "train", "evaluate"), bundle_root=folder,
-        dataset_dir=trees["cnnres"], evaluate_on="training", output_dir=tmp_path / "one",
+        dataset_dir=odd, output_dir=tmp_path / "one",
     )  # fmt: skip
     assert alone.code == 0, alone.err
     one, two = (pd.read_csv(tmp_path / part / "metrics.csv") for part in ("one", "two"))
     pd.testing.assert_frame_equal(two.drop(columns="seconds"), one.drop(columns="seconds"), rtol=1e-3)
-    assert (tmp_path / "two" / "summary.csv").is_file()
+    assert list(one["scan"]) == ["case1", "case2", "case3"]
+    summaries = [(tmp_path / part / "summary.csv").read_text() for part in ("one", "two")]
+    assert summaries[0] == summaries[1]

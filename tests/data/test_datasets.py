@@ -152,25 +152,37 @@ def test_loose_files_go_together_by_name(tmp_path: Path) -> None:
 
 
 def test_a_decathlon_dataset_json(tmp_path: Path) -> None:
-    for number in range(1, 5):
-        trees.scan(tmp_path / "imagesTr" / f"BRATS_{number}.nii.gz", number=number)
-        trees.mask(tmp_path / "labelsTr" / f"BRATS_{number}.nii.gz", number)
-    trees.scan(tmp_path / "imagesTs" / "BRATS_9.nii.gz")
-    content = {
-        "name": "Task99", "modality": {"0": "T1w"}, "numTraining": 4,
-        "training": [
-            {"image": f"./imagesTr/BRATS_{n}.nii.gz", "label": f"./labelsTr/BRATS_{n}.nii.gz"}
-            for n in range(1, 5)
-        ],
-        "test": ["./imagesTs/BRATS_9.nii.gz"],
-    }  # fmt: skip
-    (tmp_path / "dataset.json").write_text(json.dumps(content))
-    written = listed(read_folder(tmp_path), tmp_path / "list.json", folds=2)
+    written = listed(read_folder(trees.decathlon(tmp_path, "xnet")), tmp_path / "list.json", folds=2)
     assert sorted(item["image"] for item in written["training"]) == [
-        f"imagesTr/BRATS_{n}.nii.gz" for n in range(1, 5)
+        f"imagesTr/STROKE_{n}.nii.gz" for n in range(1, 6)
     ]
-    assert [item["image"] for item in written["test"]] == ["imagesTs/BRATS_9.nii.gz"]
+    assert [item["image"] for item in written["test"]] == ["imagesTs/STROKE_9.nii.gz"]
     assert read_folds(tmp_path / "list.json") == [0, 1]
+
+
+def test_a_decathlon_tree_of_two_channels(tmp_path: Path) -> None:
+    """dataset.json names STROKE_1.nii.gz; nnU-Net has STROKE_1_0000.nii.gz and STROKE_1_0001.nii.gz."""
+    found = read_folder(trees.decathlon(tmp_path, "cnnres"), ("DWI", "FLAIR"))
+    written = listed(found, tmp_path / "list.json", folds=2)
+    assert written["training"][0]["image"] == [f"imagesTr/STROKE_1_{i:04d}.nii.gz" for i in (0, 1)]
+    assert [item["image"] for item in written["test"]] == [
+        [f"imagesTs/STROKE_9_{i:04d}.nii.gz" for i in (0, 1)]
+    ]
+
+
+def test_folds_to_go_through(tmp_path: Path) -> None:
+    """Those of the list; one training alone where it has a validation section; five where it has neither."""
+    items = [{"image": f"{n}.nii.gz", "label": f"{n}_mask.nii.gz"} for n in range(6)]
+    path = tmp_path / "list.json"
+    for content, folds in (
+        ({"training": [item | {"fold": n % 3} for n, item in enumerate(items)]}, [0, 1, 2]),
+        ({"training": items[:3], "validation": items[3:5], "test": items[5:]}, [0]),
+        ({"training": items}, [0, 1, 2, 3, 4]),
+        (items, [0, 1, 2, 3, 4]),
+    ):
+        path.write_text(json.dumps(content))
+        assert read_folds(path) == folds
+    assert read_folds(tmp_path) == [0, 1, 2, 3, 4]
 
 
 def bad_values(folder: Path) -> str:

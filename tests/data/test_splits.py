@@ -46,10 +46,53 @@ def test_a_subject_with_sessions_stays_in_one_fold(sessions: list[tuple[str, int
         assert all(len(of) == 1 for of in fold.values())
 
 
+@given(st.lists(st.tuples(names, st.sampled_from("ABC")), min_size=12, max_size=40), st.integers(0, 9))
+def test_stratified_by_site_a_subject_stays_in_one_fold_too(visits: list[tuple[str, str]], seed: int) -> None:
+    """Even one that was scanned at several sites."""
+    items = [{"name": f"{s}-{n}", "subject": s, "site": site} for n, (s, site) in enumerate(visits)]
+    if len({s for s, _ in visits}) < 3:
+        return
+    folds: dict[str, set[int]] = {}
+    for item in split_items(items, 3, "shuffled", "site", seed)["training"]:
+        folds.setdefault(item["subject"], set()).add(item["fold"])
+    assert all(len(of) == 1 for of in folds.values())
+
+
+@given(st.lists(names, min_size=3, max_size=40, unique=True), st.integers(0, 99), st.randoms())
+def test_sizes_are_kept_whatever_the_order_of_the_files(subjects: list[str], seed: int, random) -> None:
+    sizes = (len(subjects) - 2, 1, 1)
+    parts = parts_of(subjects, sizes, seed)
+    assert sorted(parts) == sorted(subjects)
+    assert [sum(part == name for part in parts.values()) for name in ("training", "validation", "test")] == [
+        *sizes
+    ]
+    random.shuffle(subjects)
+    assert parts_of(subjects, sizes, seed) == parts
+
+
+@given(st.lists(st.tuples(names, st.integers(1, 3)), min_size=6, max_size=30))
+def test_no_session_of_a_test_subject_trains(sessions: list[tuple[str, int]]) -> None:
+    items = [{"name": f"{s}-{n}", "subject": s} for s, n in sessions]
+    subjects = {s for s, _ in sessions}
+    if len(subjects) < 3:
+        return
+    sections = split_items(items, 0, f"{len(subjects) - 2}/1/1", None, 0)
+    of = [{item["subject"] for item in part} for part in sections.values()]
+    assert set().union(*of) == subjects
+    assert sum(map(len, of)) == len(subjects)
+
+
 def test_the_same_split_on_every_machine() -> None:
     """Written down once: it must never change."""
     fold = folds_of({f"sub-{n:02d}": "" for n in range(1, 11)}, 5, seed=0)
     assert [fold[f"sub-{n:02d}"] for n in range(1, 11)] == WRITTEN_DOWN
+
+
+def test_the_same_sections_on_every_machine() -> None:
+    """Written down once, too."""
+    parts = parts_of([f"sub-{n:02d}" for n in range(1, 11)], (6, 2, 2), seed=0)
+    assert {name for name, part in parts.items() if part == "validation"} == {"sub-08", "sub-01"}
+    assert {name for name, part in parts.items() if part == "test"} == {"sub-07", "sub-09"}
 
 
 WRITTEN_DOWN = [2, 2, 3, 0, 0, 4, 3, 1, 4, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -138,4 +139,30 @@ def loose(root: Path, shape: tuple[int, ...] = SMALL) -> Path:
         if number < 6:
             mask(root / f"p{number}_lesion_mask.nii.gz", number, shape)
     mask(root / "q9_mask.nii.gz", shape=shape)
+    return root
+
+
+def decathlon(root: Path, model: str) -> Path:
+    """A Medical Segmentation Decathlon tree with its ``dataset.json``; nnU-Net's file a channel for DWI."""
+    modalities = ("T1w",) if model == "xnet" else ("DWI", "FLAIR")
+    endings = [""] if len(modalities) == 1 else ["_0000", "_0001"]
+    for folder, numbers in (("imagesTr", range(1, 6)), ("imagesTs", (9,))):
+        for number in numbers:
+            for modality, ending in zip(modalities, endings, strict=True):
+                scan(root / folder / f"STROKE_{number}{ending}.nii.gz", modality, number)
+    for number in range(1, 6):
+        mask(root / "labelsTr" / f"STROKE_{number}.nii.gz", number)
+    content = {
+        "name": "Task11_Stroke",
+        "modality": {str(i): modality for i, modality in enumerate(modalities)},
+        "labels": {"0": "background", "1": "lesion"},
+        "numTraining": 5,
+        "numTest": 1,
+        "training": [
+            {"image": f"./imagesTr/STROKE_{n}.nii.gz", "label": f"./labelsTr/STROKE_{n}.nii.gz"}
+            for n in range(1, 6)
+        ],
+        "test": ["./imagesTs/STROKE_9.nii.gz"],
+    }
+    (root / "dataset.json").write_text(json.dumps(content))
     return root

@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.bundles.test_workflows import items
+from shared_nets.experiments.crossvalidation import Experiment
+from tests.bundles.test_workflows import digest, items
 from tests.commands import ROOT, strokeseg
 
 Folders = Mapping[str, Path]
@@ -62,6 +63,9 @@ def test_folds_to_table(bundles: Folders, data: dict[str, Path], tmp_path: Path,
         assert run["versions"]["torch"] == torch.__version__
     settings = json.loads((tmp_path / "experiment.json").read_text())
     assert settings["settings"] == {"max_epochs": 2, "slices_per_scan": 1, "scans_per_batch": 2}
+    assert settings["data_sha256"] == digest(data[name])
+    assert settings["commit"] == run["commit"]
+    assert "commit" in settings
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("fold*/**/*.*")}
     again = strokeseg(*command(bundles, data, name, tmp_path))
@@ -100,6 +104,85 @@ def test_killed_in_training_it_loses_an_epoch_at_most(
     assert trained["resumed_after_epoch"] == reached
     assert trained["epoch"] == 6
     assert len(pd.read_csv(tmp_path / "fold0" / "evaluation" / "metrics.csv")) == 2
+
+
+def test_killed_at_any_later_moment_it_does_what_is_left(
+    bundles: Folders, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """What a kill leaves after the last epoch, in the evaluation and before its summary: no epoch anew."""
+    settings = {"max_epochs": 1, "slices_per_scan": 1, "scans_per_batch": 2}
+    run = Experiment(bundles["cnnres"], data["cnnres"], tmp_path, (), settings, silent={"quiet": True}).run
+    first = run([0])
+    fold = tmp_path / "fold0"
+    checkpoint = fold / "models" / "last.ckpt"
+    trained = checkpoint.stat().st_mtime_ns
+    evaluation = ["evaluation/summary.csv", "evaluation/metrics.csv"]
+    for lost in (
+        evaluation[:1],
+        evaluation,
+        [*evaluation, "trained.json"],
+        [*evaluation, "trained.json", "models/last.safetensors"],
+    ):
+        for name in lost:
+            (fold / name).unlink()
+        pd.testing.assert_frame_equal(run([0]).drop(columns="seconds"), first.drop(columns="seconds"))
+        assert all((fold / name).is_file() for name in lost)
+        assert checkpoint.stat().st_mtime_ns == trained
+
+
+def test_sections_are_trained_once_and_judged_on_the_test(
+    bundles: Folders, trees: Folders, tmp_path: Path
+) -> None:
+    """The CNN-Res paper's 34/5/5, small: no folds to go through."""
+    numbers = {"training": [1, 2, 3], "validation": [4], "test": [5]}
+    parts = {name: items(trees["cnnres"], "cnnres", part) for name, part in numbers.items()}
+    path = trees["cnnres"] / "sections_of_three.json"
+    path.write_text(json.dumps(parts))
+    words = command(bundles, {"cnnres": path}, "cnnres", tmp_path, "--evaluate-on", "test")
+    done = strokeseg(*words)
+    assert done.code == 0, done.err
+    assert [p.name for p in tmp_path.glob("fold*")] == ["fold0"]
+    assert list(pd.read_csv(tmp_path / "metrics.csv")["scan"]) == ["case5"]
+    cases = json.loads((tmp_path / "fold0" / "run.json").read_text())["cases"]
+    assert [case["name"] for case in cases["validation"]] == ["case4"]
+    # The same run on its validation case: trained already, and the other table is kept.
+    checkpoint = tmp_path / "fold0" / "models" / "last.ckpt"
+    before = checkpoint.stat().st_mtime_ns
+    done = strokeseg(*words[:-2])
+    assert done.code == 0, done.err
+    assert list(pd.read_csv(tmp_path / "metrics.csv")["scan"]) == ["case4"]
+    assert (tmp_path / "fold0" / "evaluation_test" / "metrics.csv").is_file()
+    assert checkpoint.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--set", "max_epoch=3"], "train.json has no such value"),
+        (["--set", "output_dir=here"], "an option of its own"),
+        (["--fold", "7"], "choose one of 0, 1"),
+    ],
+)
+def test_what_cannot_work_is_told_before_anything_is_written(
+    bundles: Folders, data: dict[str, Path], tmp_path: Path, words: list[str], told: str
+) -> None:
+    done = strokeseg(*command(bundles, data, "cnnres", tmp_path / "out", *words))
+    assert done.code == 1
+    assert told in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_are_not_there_or_no_list(bundles: Folders, tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text('{"training": [')
+    for name, told in (("absent.json", "is not there"), ("broken.json", "not valid JSON")):
+        words = command(bundles, {"cnnres": tmp_path / name}, "cnnres", tmp_path / "out")
+        done = strokeseg(*words)
+        assert done.code == 1
+        assert done.err.splitlines()[-1].startswith(str(tmp_path / name))
+        assert told in done.err
+        assert "Traceback" not in done.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.bundles.test_workflows import config
+from tests.bundles.test_workflows import config, items
 from tests.commands import bundle, strokeseg
 from tests.data import trees as datasets
 
@@ -50,6 +51,91 @@ def test_from_a_datasets_folder_to_a_table(
     assert dict(zip(table["scan"], table["fold"], strict=True)) == {i["name"]: i["fold"] for i in listed}
     assert (table["status"] == "ok").all()
     assert "dice" in done.out
+
+
+@long
+@pytest.mark.parametrize("name", ["xnet", "cnnres"])
+def test_a_decathlon_tree_with_the_readmes_monai_commands(
+    bundles: Folders, tmp_path: Path, name: str
+) -> None:
+    """dataset.json as it comes; then the plain folder; training, evaluation and inference take both."""
+    tree = datasets.decathlon(tmp_path / "set", name)
+    data = tmp_path / "list.json"
+    done = strokeseg("datalist", "folder", tree, "--model", name, "--output", data, "--folds", 2, "--quiet")
+    assert done.code == 0, done.err
+    folder = bundles[name]
+    for source, output in ((data, "of_list"), (tree, "of_folder")):
+        done = bundle(
+            "training", config_file=config(folder, "train"), bundle_root=folder, dataset_dir=source, fold=0,
+            output_dir=tmp_path / output, max_epochs=2, slices_per_scan=1, scans_per_batch=2, quiet=True,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        weights = tmp_path / output / "models" / "model.pt"
+        done = bundle(
+            "evaluating", config_file=config(folder, "train", "evaluate"), bundle_root=folder,
+            dataset_dir=source, weights=weights, output_dir=tmp_path / output / "eval", quiet=True,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        assert (pd.read_csv(tmp_path / output / "eval" / "metrics.csv")["status"] == "ok").all()
+        done = bundle(
+            config_file=config(folder, "inference"), bundle_root=folder, dataset_dir=source, weights=weights,
+            output_dir=tmp_path / output / "masks", quiet=True,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        assert list(pd.read_csv(tmp_path / output / "masks" / "lesions.csv")["scan"]) == ["STROKE_9"]
+
+
+def test_a_table_of_two_networks(trees: Folders, tmp_path: Path) -> None:
+    """U-Net against CNN-Res by the command: trained alike, scored, tested, in Markdown and CSV."""
+    words = [
+        "table", "acute", trees["cnnres"], "--recipe", "comparison.json", "--set", "max_epochs=1",
+        "--fold", "0", "--output", tmp_path, "--note", "Small heads.", "--quiet",
+    ]  # fmt: skip
+    done = strokeseg(*words, "--scoring", "paper")
+    assert done.code == 0, done.err
+    rows = pd.read_csv(tmp_path / "acute_paper_scoring.csv").set_index("method")
+    assert list(rows.index) == ["U-Net", "CNN-Res"]
+    # With two channels: the published 31,031,685 and 6,471,105 and another 3×3 kernel of the first layer.
+    assert rows.loc["CNN-Res", "parameters_million"] == pytest.approx(6.465153 + 9 * 32 / 1e6, abs=1e-6)
+    assert rows.loc["U-Net", "parameters_million"] == pytest.approx(31.031685 + 9 * 64 / 1e6, abs=1e-6)
+    assert (rows["ms_per_slice"] > 0).all()
+    assert (rows["gmacs_per_slice"] > 0).all()
+    assert rows.loc["U-Net", "p"] == 1.0  # a single case tells nothing
+    scored = pd.read_csv(tmp_path / "cnnres" / "cnn-res" / "fold0" / "evaluation" / "metrics.csv")
+    assert rows.loc["CNN-Res", "dice"] == pytest.approx(scored["slice_dice"].mean())
+    text = (tmp_path / "acute_paper_scoring.md").read_text()
+    assert text in done.out
+    assert "Small heads." in text
+    assert "(0.7923)" in text
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cnnres/*/fold0/trained.json")}
+    assert len(trained) == 2
+    done = strokeseg(*words)  # the other scoring of the same runs
+    assert done.code == 0, done.err
+    assert pd.read_csv(tmp_path / "acute.csv")["dice"].tolist()[1] == pytest.approx(scored["dice"].mean())
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
+
+
+def test_a_last_batch_of_one_slice_does_not_end_a_training(
+    bundles: Folders, trees: Folders, tmp_path: Path
+) -> None:
+    """PSPNet pools to one pixel, of which batch norm has no statistics: three scans go in a batch of two."""
+    path = trees["xnet"] / "three_train.json"
+    path.write_text(
+        json.dumps(
+            {
+                "training": items(trees["xnet"], "xnet", [1, 2, 3]),
+                "validation": items(trees["xnet"], "xnet", [4]),
+            }
+        )
+    )
+    done = bundle(
+        "training", config_file=config(bundles["xnet"], "train"), dataset_dir=path, output_dir=tmp_path,
+        max_epochs=2, slices_per_scan=1, scans_per_batch=2, quiet=True, val_interval=2,
+        network_def="{'_target_': 'shared_nets.networks.PSPNet', 'in_channels': 1, 'out_channels': 1}",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    last = torch.load(tmp_path / "models" / "last.ckpt", weights_only=True)
+    assert last["trainer"] == {"epoch": 2, "iteration": 2}
 
 
 @long

@@ -16,6 +16,7 @@ from shared_nets.errors import UsageError, WeightsError
 from shared_nets.training import (
     RandDropChanneld,
     decay_kernels_only,
+    leaves_one_slice,
     local_device,
     parallel,
     start_from,
@@ -185,3 +186,14 @@ class TestProcesses:
             assert distributed.get_world_size() == 1
         finally:
             distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("scans", range(1, 18))
+@pytest.mark.parametrize("scans_per_batch", [1, 2, 8])
+@pytest.mark.parametrize("slices", [1, 2])
+def test_only_a_last_batch_of_one_slice_is_left_out(scans: int, scans_per_batch: int, slices: int) -> None:
+    """Against the batches themselves; a training must not lose all that it has."""
+    data = [[0] * slices] * scans
+    sizes = [sum(map(len, data[i : i + scans_per_batch])) for i in range(0, scans, scans_per_batch)]
+    lone = sizes[-1] == 1 and len(sizes) > 1 and scans_per_batch > 1
+    assert leaves_one_slice(scans, scans_per_batch, slices) is lone
