@@ -1,14 +1,15 @@
 """
 Fine-tuning for another scanner: a bundle's weights before and after they have seen ten of its labelled scans.
 
-    strokeseg simulate --model xnet --masks MASKS --held-out --cases 20 --folds 2 --output TEST
+    strokeseg simulate --model xnet --masks MASKS --held-out --cases 30 --output TEST
     python benchmarks/finetuning.py --model xnet --dataset TEST --runs RUNS \\
         --output docs/results/finetuning_xnet
 
 The other scanner is every case of TEST changed as `robustness.py` changes it, much noisier by default.
-`strokeseg finetune` is given fold 0 as labelled cases, of which it holds out a fifth to choose the epoch; the
-other folds are the test. No lesion mask is in two folds, and with `--held-out` the weights have seen none of
-them. Writes OUTPUT.csv, a row a test case, and OUTPUT.md. Goes on in RUNS where it was stopped.
+`strokeseg finetune` is given the first ten cases of the folds 0 and 1 as labelled ones, of which it holds out
+a fifth to choose the epoch; the folds from 2 on are the test. No lesion mask is in two folds, and with
+`--held-out` the weights have seen none of them. Writes OUTPUT.csv, a row a test case, and OUTPUT.md. Goes on
+in RUNS where it was stopped.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from shared_nets.bundles import Model
 from shared_nets.evaluation.tables import statistics
 from shared_nets.experiments.tables import OVERLAPS, paired_p
 
+LABELLED = 10
+"""Cases that the weights are tuned on, with those held out to choose the epoch."""
+
 
 def main(
     model: Annotated[Model, typer.Option(help="Which bundle.")],
@@ -35,14 +39,15 @@ def main(
     output: Annotated[Path, typer.Option(help="Name of the tables, without ending.")],
     kind: Annotated[str, typer.Option(help=f"What is changed: {', '.join(KINDS)}.")] = "noise",
     amount: Annotated[float, typer.Option(help="How much of it.")] = 0.1,
-    epochs: Annotated[int, typer.Option(min=5, help="Of fine-tuning.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Of fine-tuning.")] = 20,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle folder.")] = None,
 ) -> None:
     """Change the scans, fine-tune, and write the tables."""
     data = other_scanner(dataset, runs, kind, amount)
     command = [
         "finetune", str(data), "--model", model.value, "--output", str(runs / "run"), "--evaluate-on", "test",
-        "--set", f"max_epochs={epochs}", "--set", "val_interval=5", "--set", "slices_per_scan=4",
+        "--set", f"max_epochs={epochs}", "--set", f"val_interval={min(5, epochs)}",
+        "--set", "slices_per_scan=4",
     ]  # fmt: skip
     command += ["--bundle", str(bundle)] if bundle else []
     subprocess.run([sys.executable, "-W", "ignore", "-m", "shared_nets.cli", *command], check=True)
@@ -64,13 +69,19 @@ def main(
 
 
 def other_scanner(dataset: Path, runs: Path, kind: str, amount: float) -> Path:
-    """The dataset's cases changed, as new files with a data list; fold 0 is labelled, the rest the test."""
+    """The dataset's cases changed, as new files with a data list of labelled and test cases."""
     path = runs / "datalist.json"
     if not path.is_file():
-        sections: dict[str, list[dict[str, Any]]] = {"training": [], "test": []}
-        for case in json.loads((dataset / "datalist.json").read_text())["training"]:
-            scan = changed(case, dataset, kind, amount, (runs / "scans").absolute())
-            sections["test" if case["fold"] else "training"].append(scan)
+        listed = json.loads((dataset / "datalist.json").read_text())["training"]
+        chosen = {
+            "training": [case for case in listed if case["fold"] < 2][:LABELLED],
+            "test": [case for case in listed if case["fold"] >= 2],
+        }
+        scans = (runs / "scans").absolute()
+        sections: dict[str, list[dict[str, Any]]] = {
+            name: [changed(case, dataset, kind, amount, scans) for case in cases]
+            for name, cases in chosen.items()
+        }
         path.write_text(json.dumps(sections, indent=1))
     return path
 

@@ -242,10 +242,16 @@ def explanation(rows: Any, window: Any, rules: str) -> str:
     }[rules]
     return (
         f"{scored}; {first['cases']} cases in {first['folds']} fold(s). Each network was trained alike, for "
-        f"{first['epochs']} epochs and {first['slices']} slices a fold. In brackets: what the paper reports "
-        f"on its own data, where at hand. p: Wilcoxon's signed-rank test of Dice against the last row, "
-        f"Holm's correction. GMACs and ms: for a slice of {window[0]}×{window[1]}, float32."
+        f"{span(rows['epochs'])} epochs and {span(rows['slices'])} slices a fold. In brackets: what the "
+        f"paper reports on its own data, where at hand. p: Wilcoxon's signed-rank test of Dice against the "
+        f"last row, Holm's correction. GMACs and ms: for a slice of {window[0]}×{window[1]}, float32."
     )
+
+
+def span(numbers: Any) -> str:
+    """A column's least and greatest number: early stop ends trainings at different epochs."""
+    least, most = min(numbers), max(numbers)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def recipe_files(bundle: Path, recipes: list[Path] | None) -> tuple[Path, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -55,7 +55,7 @@ def compare(
     """
     cases = {method.name: experiments[method.name].run(folds) for method in methods}
     speed = costs({method.name: build(method, channels) for method in methods}, channels, window)
-    trained = {method.name: budget(experiments[method.name].output) for method in methods}
+    trained = {name: budget(experiments[name], rows["fold"].unique()) for name, rows in cases.items()}
     return table(methods, cases, speed, trained, scoring)
 
 
@@ -213,9 +213,10 @@ def seconds(net: nn.Module, x: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def budget(output: Path) -> dict[str, float]:
-    """How long an experiment's folds were trained: ``epochs`` and ``slices`` a fold, and ``folds``."""
-    runs: list[dict[str, Any]] = [json.loads(path.read_text()) for path in output.glob("fold*/trained.json")]
+def budget(experiment: Experiment, folds: Iterable[int]) -> dict[str, float]:
+    """How long an experiment's folds were trained: ``epochs`` and ``slices`` a fold; how many ``folds``."""
+    paths = [experiment.fold_folder(fold) / "trained.json" for fold in folds]
+    runs: list[dict[str, Any]] = [json.loads(path.read_text()) for path in paths]
     return {
         "folds": len(runs),
         "epochs": max(run["epoch"] for run in runs),

@@ -11,6 +11,7 @@ import torch
 from scipy import stats
 from torch import nn
 
+from shared_nets.cli.experiments import explanation
 from shared_nets.errors import UsageError
 from shared_nets.experiments.methods import CHANNELS, METHODS, Method
 from shared_nets.experiments.tables import build, costs, holm, markdown, means, scores, table, write_table
@@ -141,3 +142,10 @@ def test_the_markdown_has_measured_and_published_figures(tmp_path: Path) -> None
     assert all(
         line.count("|") == markdown(rows).splitlines()[0].count("|") for line in markdown(rows).splitlines()
     )
+
+
+def test_the_note_tells_the_range_where_trainings_ended_at_different_epochs() -> None:
+    rows = made(A=[0.5] * 6, C=[0.4] * 6)
+    assert "for 2 epochs and 16 slices a fold" in explanation(rows, (48, 48), "volumes")
+    rows["epochs"], rows["slices"] = [2, 5], [16, 40]
+    assert "for 2 to 5 epochs and 16 to 40 slices a fold" in explanation(rows, (48, 48), "volumes")

@@ -34,8 +34,8 @@ def measured(folder: Path, number: int) -> list[tuple[float, int]]:
 def check_level(found: list[tuple[float, int]], happened: Happened) -> None:
     memory, files = ([one[part] for one in found] for part in (0, 1))
     happened(
-        f"Memory {memory[9]:.0f} MiB after 10, {memory[-1]:.0f} MiB after {len(found)}; open files {files[9]}, "
-        f"{files[-1]}."
+        f"Memory {memory[9]:.0f} MiB after 10 and {memory[-1]:.0f} MiB after {len(found)}; "
+        f"open files {files[9]} and {files[-1]}."
     )
     assert max(files[10:]) <= max(files[:10])
     assert max(memory[10:]) < 1.1 * memory[9]

@@ -14,7 +14,12 @@ import torch
 from nibabel.affines import apply_affine
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from shared_nets.cli import app
+from shared_nets.data.checks import check_head
+from shared_nets.errors import scan_warnings
+from tests.commands import ROOT
 from tests.heads import affine, head, lesion_mask, write
 from tests.reliability.programs import predict
 
@@ -155,3 +160,37 @@ def test_volumes_of_balls(
         assert nearest.min() < 0.5
         errors[ml] = lesions["volume_ml"][nearest.argmin()] / ml - 1
     print(voxel_mm, spacing_mm, {k: f"{v:+.1%}" for k, v in errors.items()})
+
+
+@pytest.mark.reliability(
+    "Medical safety",
+    "The demo's real scans, their contrast bent by gammas of 0.3, 0.5 and 2",
+    "None is taken for a phantom or for another organ.",
+)
+def test_bent_contrast_is_still_a_head() -> None:
+    for path in sorted((ROOT / "demo").glob("*/*.nii.gz")):
+        scan = nib.load(path)
+        array = np.asarray(scan.dataobj, dtype=np.float32)[::2, ::2]
+        to_mm = scan.affine @ np.diag([2, 2, 1, 1])
+        for gamma in (0.3, 0.5, 2):
+            bent = np.clip(array / np.percentile(array, 99.5), 0, 1.5) ** gamma
+            with scan_warnings() as said:
+                check_head(bent.astype(np.float32), to_mm, path.name)
+            assert said == []
+
+
+@pytest.mark.reliability(
+    "Medical safety",
+    "What people read: the command's help, the model cards, a run's report, sidecar and manifest",
+    "Each says that it is for research only and no medical device.",
+)
+def test_research_use_only(tmp_path: Path) -> None:
+    scan = write(tmp_path / "scan.nii.gz", head("T1w", lesion_mask(1), 1))
+    assert predict([str(scan)], tmp_path / "out").code == 0
+    texts = [CliRunner().invoke(app, ["--help"]).output]
+    texts += [(ROOT / f"{name}_bundle/docs/README.md").read_text() for name in ("xnet", "cnnres")]
+    made = ("report.html", "manifest.json", "scan_label-lesion_mask.json")
+    texts += [(tmp_path / "out" / name).read_text() for name in made]
+    for text in texts:
+        words = " ".join(text.replace("*", "").split())
+        assert "Research use only, not a medical device" in words, words[:300]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,32 @@ def test_a_case_that_cannot_be_prepared_is_told(transform: Compose) -> None:
     assert prepared_gb(data[0], transform) == 0
     with pytest.raises((RuntimeError, ValueError)):
         cached(data, transform, quiet=True)
+
+
+class Slow(MapTransform):
+    """The first case fails while the second is being prepared, which takes a moment."""
+
+    def __init__(self) -> None:
+        super().__init__("image")
+        self.begun, self.done = threading.Event(), threading.Event()
+
+    def __call__(self, data: Any) -> dict[str, Any]:
+        if data["image"] == 0:
+            self.begun.wait(10)
+            raise ValueError("cannot be prepared")
+        self.begun.set()
+        time.sleep(0.3)
+        self.done.set()
+        return {"image": torch.zeros(1)}
+
+
+def test_a_failing_case_ends_without_an_abort() -> None:
+    """Threads still at work when Python ends abort it, so none may be."""
+    transform = Slow()
+    with pytest.raises(RuntimeError) as error:
+        CasesInMemory([{"image": 0}, {"image": 1}], Compose([transform]), num_workers=2, progress=False)
+    assert "cannot be prepared" in str(error.value.__cause__)
+    assert transform.done.is_set()
 
 
 def test_no_cases() -> None:
