@@ -61,7 +61,7 @@ def main(output: Annotated[Path, typer.Argument(help="Folder for the cohort.")])
     image = nib.Nifti1Image(image.get_fdata(dtype=np.float32)[..., None], image.affine)
     save(image, output / "sub-03/anat/sub-03_T1w.nii.gz")
 
-    # MHA, oblique; NRRD, coronal slices from the eyes upward only.
+    # MHA, oblique; NRRD, coronal slices of the middle of the head only.
     image = on_grid(scan, mm=(2, 2, 2), tilt=(25, 10, -20))
     path = output / "sub-04/anat/sub-04_T1w.mha"
     path.parent.mkdir(parents=True)

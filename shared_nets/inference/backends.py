@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,20 @@ class CompiledNetwork(nn.Module):
             return None
 
 
+def import_openvino() -> Any:
+    """
+    OpenVINO without its telemetry.
+
+    Its converter tells a server of every conversion, and where that cannot be reached waits for it, some
+    seconds each time. Without the package for it, it does neither.
+
+    Raises:
+        ImportError: if OpenVINO is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # Python's way to say: not there
+    return import_module("openvino")
+
+
 @functools.cache
 def _openvino_core() -> Any:
     """
@@ -134,15 +150,11 @@ def _openvino_core() -> Any:
     When the last one goes on a CPU with AMX, OpenVINO frees a signal stack that the process still uses, and
     the end of a child process (SIGCHLD) kills it.
     """
-    import openvino
-
-    return openvino.Core()
+    return import_openvino().Core()
 
 
 def _openvino(network: nn.Module, example: Tensor) -> Run:
-    import openvino
-
-    model = openvino.convert_model(network, example_input=example, input=[-1, *example.shape[1:]])
+    model = import_openvino().convert_model(network, example_input=example, input=[-1, *example.shape[1:]])
     settings = {
         "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16, which it takes by itself where the CPU has it
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),

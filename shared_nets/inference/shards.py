@@ -150,13 +150,22 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise :class:`Terminated`, as Ctrl-C raises KeyboardInterrupt; in the main thread only."""
+    """
+    Let SIGTERM raise :class:`Terminated`, as Ctrl-C raises KeyboardInterrupt; in the main thread only.
+
+    A process that some library forks meanwhile, and ends so, ends as it would without.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    owner = os.getpid()
+
     def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        if os.getpid() == owner:
+            raise Terminated
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
     before = signal.signal(signal.SIGTERM, end)
     try:

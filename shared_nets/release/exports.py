@@ -136,7 +136,9 @@ def _metadata(bundle: Path) -> dict[str, Any]:
 
 
 def _package(name: str) -> Any:
+    from shared_nets.inference.backends import import_openvino  # which needs this package loaded
+
     try:
-        return import_module(name)
+        return import_openvino() if name == "openvino" else import_module(name)
     except ImportError as error:
         raise UsageError(f"This export needs the package {name}: pip install {name}.") from error

@@ -114,7 +114,7 @@ def test_the_same_as_the_bundle(trees: Folders, bundles: Folders, tmp_path: Path
     (tmp_path / "scans").symlink_to(trees[name] / "imagesTs")
     done = strokeseg(
         "predict", "--model", name, "--bundle", bundles[name], "--output", "cli", "--save-probability",
-        "--threshold", "0.4", "--smallest-lesion-ml", "1", "scans", cwd=tmp_path,
+        "--threshold", "0.4", "--smallest-lesion-ml", "1", "--mirror", "scans", cwd=tmp_path,
     )  # fmt: skip
     assert done.code == 0, done.err
     assert done.out.splitlines()[0].startswith("2 scans segmented")
@@ -126,7 +126,7 @@ def test_the_same_as_the_bundle(trees: Folders, bundles: Folders, tmp_path: Path
     other = bundle(
         config_file=bundles[name] / "configs" / "inference.json", bundle_root=bundles[name],
         dataset_dir=tmp_path / "scans", output_dir=tmp_path / "bundle", save_probability=True, threshold=0.4,
-        smallest_lesion_ml=1,
+        smallest_lesion_ml=1, mirror="true",
     )  # fmt: skip
     assert other.code == 0, other.err
     made = visible(tmp_path / "cli")
@@ -135,6 +135,8 @@ def test_the_same_as_the_bundle(trees: Folders, bundles: Folders, tmp_path: Path
     for file in made:
         if file.endswith(".nii.gz"):
             assert (tmp_path / "cli" / file).read_bytes() == (tmp_path / "bundle" / file).read_bytes()
+    sidecar = json.loads((tmp_path / "cli" / "case1_label-lesion_mask.json").read_text())
+    assert sidecar["Settings"]["mirror"] is True
     one, two = (pd.read_csv(tmp_path / part / "lesions.csv") for part in ("cli", "bundle"))
     pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"))
     mask = nib.load(tmp_path / "cli" / "case1_label-lesion_mask.nii.gz")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -62,6 +64,19 @@ def test_one_openvino_core_for_the_process(tiny: nn.Module) -> None:
     for _ in range(2):
         for_inference(tiny, "openvino")(torch.rand(1, 1, 16, 16))
     assert backends._openvino_core.cache_info().misses == 1
+
+
+def test_openvino_tells_no_server_of_it() -> None:
+    """Its telemetry sends from processes that it starts; a process of its own, as it is loaded only once."""
+    pytest.importorskip("openvino")
+    code = (
+        "import multiprocessing, torch; from shared_nets.inference import for_inference\n"
+        "started = []; multiprocessing.Process.start = started.append\n"
+        "for_inference(torch.nn.Conv2d(1, 1, 3), 'openvino')(torch.rand(1, 1, 16, 16))\n"
+        "import sys; print('openvino' in sys.modules, started)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "True []\n", done.stderr
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])

@@ -115,6 +115,17 @@ def test_sigterm_is_an_interruption() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_process_forked_meanwhile_ends_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    with ended_by_sigterm():
+        process = get_context("fork").Process(target=time.sleep, args=(60,))
+        process.start()
+        time.sleep(0.1)
+        process.terminate()
+        process.join()
+    assert process.exitcode == -signal.SIGTERM
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_thread_leaves_signals_alone() -> None:
     seen: list[object] = []
 
