@@ -221,6 +221,7 @@ def refused(done: Done, output: Path) -> bool:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(7200)
 @pytest.mark.reliability(
     "Longer runs",
     "kill -9 at 30 random moments, ten each of trainings, predictions and experiments",
