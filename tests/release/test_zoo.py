@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
@@ -16,7 +18,8 @@ from monai.utils import BundlePropertyConfig
 import shared_nets
 from shared_nets.release.exports import bundle_network
 from shared_nets.release.weights import load_into
-from tests.commands import ROOT, run
+from tests.bundles.test_workflows import WORKFLOWS, assert_told, config, items
+from tests.commands import ROOT, bundle, run
 from tests.conftest import NETWORKS
 
 Folders = Mapping[str, Path]
@@ -257,3 +260,54 @@ def test_what_is_set_is_what_runs(trees: Folders, bundles: Folders, tmp_path: Pa
     flow.initialize()
     assert [case["name"] for case in flow.dataset_data] == ["case1", "case2"]
     assert flow.version == shared_nets.__version__
+
+
+# ---- where bundles of the zoo were found poor ----
+
+
+@both
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_no_data_is_one_sentence(bundles: Folders, tmp_path: Path, name: str, workflow: str) -> None:
+    """There: exit code 0 and a warning, or hundreds of lines. The other things missing: `test_workflows`."""
+    done = bundle(
+        workflow, config_file=config(bundles[name], *WORKFLOWS[workflow]), bundle_root=bundles[name],
+        dataset_dir=tmp_path, output_dir=tmp_path / "out",
+    )  # fmt: skip
+    assert_told(done, str(tmp_path))
+
+
+@both
+def test_corrupt_scans_are_one_sentence_each_in_an_evaluation(
+    trees: Folders, bundles: Folders, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(trees[name], tmp_path / "data")
+    broken = [next((tmp_path / "data" / "imagesTr").glob(f"case{number}*")) for number in (1, 2)]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:2000])
+    content = {
+        "training": items(trees[name], name, [4, 5]),
+        "validation": items(trees[name], name, [1, 2, 3]),
+    }
+    (tmp_path / "data" / "list.json").write_text(json.dumps(content))
+    done = bundle(
+        "evaluating", config_file=config(bundles[name], "train", "evaluate"), bundle_root=bundles[name],
+        dataset_dir=tmp_path / "data" / "list.json", output_dir=tmp_path / "out",
+    )  # fmt: skip
+    assert done.code == 1
+    failed = [line for line in done.told.splitlines() if line.startswith("Failed: ")]
+    assert len(failed) == len(broken)
+    assert all(str(path) in line for path, line in zip(broken, failed, strict=True))
+    assert "Traceback" not in done.err
+    table = pd.read_csv(tmp_path / "out" / "metrics.csv").set_index("scan")
+    assert dict(table["status"]) == {"case1": "failed", "case2": "failed", "case3": "ok"}
+
+
+@both
+def test_loaders_start_no_processes_unasked(name: str) -> None:
+    """There: four, hard-coded. Ours keep what is prepared in memory, and take more when asked to."""
+    configs = ROOT / f"{name}_bundle" / "configs"
+    train, inference = (json.loads((configs / f"{file}.json").read_text()) for file in ("train", "inference"))
+    assert inference["dataloader"]["num_workers"] == 0
+    assert train["workers"] == 0
+    for section in ("train", "validate"):
+        assert train[section]["dataloader"]["num_workers"] == "@workers"
