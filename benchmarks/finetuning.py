@@ -50,7 +50,9 @@ def main(
         "--set", "slices_per_scan=4",
     ]  # fmt: skip
     command += ["--bundle", str(bundle)] if bundle else []
-    subprocess.run([sys.executable, "-W", "ignore", "-m", "shared_nets.cli", *command], check=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-m", "shared_nets.cli", *command])
+    if done.returncode:
+        raise typer.Exit(done.returncode)
     before, after = (
         pd.read_csv(runs / "run" / "fold0" / name / "metrics.csv", index_col="scan")[list(OVERLAPS)]
         for name in ("before_test", "after_test")
@@ -59,11 +61,11 @@ def main(
     both = before.join(after, lsuffix="_before", rsuffix="_after")
     both.to_csv(output.with_suffix(".csv"), float_format="%.4g")
     labelled = len(json.loads(data.read_text())["training"])
-    done = (
+    what = (
         f"Simulated cases with {kind} of {amount:g} ({KINDS[kind].amount}): `strokeseg finetune` with "
         f"{labelled} labelled cases and {epochs} epochs"
     )
-    text = markdown(before, after, done)
+    text = markdown(before, after, what)
     output.with_suffix(".md").write_text(text)
     print(text)
 
@@ -86,7 +88,7 @@ def other_scanner(dataset: Path, runs: Path, kind: str, amount: float) -> Path:
     return path
 
 
-def markdown(before: pd.DataFrame, after: pd.DataFrame, done: str) -> str:
+def markdown(before: pd.DataFrame, after: pd.DataFrame, what: str) -> str:
     """The table for people, under what was done."""
     better = int((after["dice"] > before["dice"]).sum())
     rows = [f"| weights | {' | '.join(OVERLAPS)} |", f"|{' --- |' * (1 + len(OVERLAPS))}"]
@@ -95,7 +97,7 @@ def markdown(before: pd.DataFrame, after: pd.DataFrame, done: str) -> str:
         cells = [f"{one['mean']:.3f} ({one['ci_low']:.3f}–{one['ci_high']:.3f})" for one in found]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return (
-        f"{done}. Means over {len(after)} test cases, with 95 % bootstrap intervals; Dice rose in {better} "
+        f"{what}. Means over {len(after)} test cases, with 95 % bootstrap intervals; Dice rose in {better} "
         f"of them, p = {paired_p(after['dice'], before['dice']):.2g} (Wilcoxon's signed-rank test).\n\n"
         + "\n".join(rows)
         + "\n"
