@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -134,12 +135,23 @@ def _openvino_core() -> Any:
     When the last one goes on a CPU with AMX, OpenVINO frees a signal stack that the process still uses, and
     the end of a child process (SIGCHLD) kills it.
     """
+    forbid_telemetry()
     import openvino
 
     return openvino.Core()
 
 
+def forbid_telemetry() -> None:
+    """
+    Keep OpenVINO, imported after this, from reporting to its makers, as it does by default.
+
+    Its converter does without the package that reports where that cannot be imported.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # "is not there", in Python
+
+
 def _openvino(network: nn.Module, example: Tensor) -> Run:
+    forbid_telemetry()
     import openvino
 
     model = openvino.convert_model(network, example_input=example, input=[-1, *example.shape[1:]])

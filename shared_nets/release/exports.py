@@ -16,6 +16,7 @@ from torch import nn
 
 from shared_nets.errors import UsageError
 from shared_nets.files import write_bytes
+from shared_nets.inference.backends import forbid_telemetry
 from shared_nets.release.weights import CURRENT, load_into
 
 INPUT, OUTPUT = "image", "pred"
@@ -112,6 +113,7 @@ def _onnx(network: nn.Module, bundle: Path, path: Path) -> None:
 
 
 def _openvino(network: nn.Module, bundle: Path, path: Path) -> None:
+    forbid_telemetry()
     openvino = _package("openvino")
     example = _example(bundle)
     free = [-1, example.shape[1], -1, -1]
