@@ -370,6 +370,17 @@ def test_training_keeps_weights_state_and_events(
     assert all("%|" in line for line in done.told.replace("\r", "\n").split("\n") if line)
 
 
+def test_training_can_be_compiled(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    """Traced but not translated, which would take minutes; the weights are those of the plain network."""
+    done = bundle(
+        "training", config_file=config(bundles["cnnres"], "train"), dataset_dir=trees["cnnres"],
+        output_dir=tmp_path, max_epochs=1, compile="true", **QUICK,
+        **{"train#trainer#compile_kwargs": {"backend": "eager"}},
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    NETWORKS["cnnres"]().load_state_dict(torch.load(tmp_path / "models" / "model.pt", weights_only=True))
+
+
 def test_training_leaves_the_shipped_weights_alone(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
     """Even from the bundle's own folder with all defaults; ckpt_dir is how to ask for it."""
     folder = tmp_path / "cnnres_bundle"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from shared_nets import CNNRes, XNet
+from shared_nets import CNNRes, FeatureSimilarityModule, XNet
 from shared_nets.errors import UsageError
 from shared_nets.inference import backends, for_inference
 from shared_nets.inference.backends import CompiledNetwork
@@ -35,6 +37,35 @@ def test_xnet_is_the_original_keras_model_on_every_backend(oracle_xnet: XNet, ba
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("error")  # a fallback to PyTorch would say so
         torch.testing.assert_close(net(x).sigmoid(), published, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
+@pytest.mark.parametrize(
+    ("make", "channels"),
+    [
+        (partial(FeatureSimilarityModule, 64, similarity="dot"), 64),
+        (partial(FeatureSimilarityModule, 64, similarity="softmax"), 64),
+        (CNNRes, 2),
+    ],
+    ids=["code's FSM", "paper's FSM", "CNN-Res"],
+)
+def test_the_same_function_on_every_backend(
+    make: Callable[[], nn.Module], channels: int, backend: str
+) -> None:
+    if backend != "torch":
+        pytest.importorskip(backend)
+    torch.manual_seed(0)
+    net = make().eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    x = torch.rand(2, channels, 32, 48)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = net(x).sigmoid()
+        assert expected.std() > 0.05
+        torch.testing.assert_close(for_inference(net, backend)(x).sigmoid(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
