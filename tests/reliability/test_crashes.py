@@ -220,34 +220,45 @@ def refused(done: Done, output: Path) -> bool:
     )
 
 
-@pytest.mark.long
-@pytest.mark.timeout(7200)
-@pytest.mark.reliability(
-    "Longer runs",
-    "kill -9 at 30 random moments, ten each of trainings, predictions and experiments",
-    "Files are absent or whole; gone on with, the results are those of an unbroken run to the byte.",
-)
-def test_thirty_kills(
-    tree: Path,
-    trained: Unbroken,
-    segmented: Unbroken,
-    crossvalidated: Unbroken,
-    tmp_path: Path,
-    happened: Happened,
-) -> None:
+def ten(what: str, promise: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A third of the longer run of thirty kills."""
+
+    def mark(test: Callable[..., None]) -> Callable[..., None]:
+        row = pytest.mark.reliability("Longer runs", f"kill -9 at ten random moments of {what}", promise)
+        marked: Callable[..., None] = pytest.mark.long(pytest.mark.timeout(7200)(row(test)))
+        return marked
+
+    return mark
+
+
+@ten("trainings", RESUMED)
+def test_ten_kills_of_trainings(tree: Path, trained: Unbroken, tmp_path: Path, happened: Happened) -> None:
     epochs: list[int] = []
     while len(epochs) < 10:
-        moments = [draw.uniform(0.2, 0.95) for _ in range(min(3, 10 - len(epochs)))]
-        epochs += broken_training(tree, tmp_path / f"train{len(epochs)}", trained, moments)
-    masks, stages = [], []
+        moments = [draw.uniform(0.2, 0.95) for _ in range(min(4, 10 - len(epochs)))]
+        epochs += broken_training(tree, tmp_path / f"{len(epochs)}", trained, moments)
+    happened(
+        f"Killed after {', '.join(map(str, epochs))} of {EPOCHS} epochs; the final states were the same."
+    )
+
+
+@ten("predictions", SAME)
+def test_ten_kills_of_predictions(
+    tree: Path, segmented: Unbroken, tmp_path: Path, happened: Happened
+) -> None:
+    masks: list[int] = []
     for turn in range(2):
         moments = [draw.uniform(0.2, 0.99) for _ in range(5)]
-        masks += broken_prediction(tree, tmp_path / f"predict{turn}", segmented, moments)
+        masks += broken_prediction(tree, tmp_path / f"{turn}", segmented, moments)
+    happened(f"Killed with {', '.join(map(str, masks))} of {SCANS} masks written; the rest as promised.")
+
+
+@ten("experiments", SAME)
+def test_ten_kills_of_experiments(
+    tree: Path, crossvalidated: Unbroken, tmp_path: Path, happened: Happened
+) -> None:
+    stages: list[str] = []
+    for turn in range(2):
         moments = [draw.uniform(0.2, 0.99) for _ in range(5)]
-        stages += broken_experiment(tree, tmp_path / f"experiment{turn}", crossvalidated, moments)
-    happened(
-        f"{len(epochs)} kills of trainings with {', '.join(map(str, epochs))} of {EPOCHS} epochs done, "
-        f"{len(masks)} of predictions with {', '.join(map(str, masks))} of {SCANS} masks written, "
-        f"{len(stages)} of experiments with {', '.join(stages)} of 2+2 folds trained and evaluated: every "
-        f"run ended as the unbroken one."
-    )
+        stages += broken_experiment(tree, tmp_path / f"{turn}", crossvalidated, moments)
+    happened(f"Killed with {', '.join(stages)} of 2+2 folds trained and evaluated; the rest as promised.")
