@@ -125,6 +125,14 @@ def test_what_every_machine_runs_out_of(raising: str, words: str) -> None:
     assert done.stderr.endswith(".\n")
 
 
+def test_a_sentence_stands_on_a_line_of_its_own() -> None:
+    done = end(
+        f"bar = tqdm(total=9)\nraise WeightsError({SENTENCE!r})",
+        "from tqdm import tqdm; tell_errors_in_words()",
+    )
+    assert done.stderr.splitlines()[-1] == SENTENCE
+
+
 def test_a_pipe_that_nobody_reads_ends_silently() -> None:
     program = "r, w = os.pipe(); os.close(r); os.dup2(w, 1); print('a line', flush=True)"
     done = end(program, setup="import os; tell_errors_in_words()")

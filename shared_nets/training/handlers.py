@@ -91,7 +91,7 @@ class Checkpoints:
                 if self.kept
                 else "no epoch was finished, and nothing is kept."
             )
-            error.args = (f"\nInterrupted in epoch {engine.state.epoch}; {done}",)
+            error.args = (f"Interrupted in epoch {engine.state.epoch}; {done}",)
         raise error
 
     def save(self, engine: Engine) -> None:
