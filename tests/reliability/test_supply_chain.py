@@ -55,17 +55,18 @@ def environment(name: str, *requirements: object, torch: bool = True) -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    pinned = [line for line in CONSTRAINTS.read_text().splitlines() if torch and line.startswith("torch==")]
-    install(python, *pinned)  # alone first: it decides which build of it is taken
-    install(python, *pinned, *requirements)
+    if torch:  # alone, first, and by pip, whose settings say which build of it is taken
+        pinned = [line for line in CONSTRAINTS.read_text().splitlines() if line.startswith("torch==")]
+        run(python, "-m", "pip", "install", "--quiet", *pinned)
+    if requirements:
+        install(python, *requirements)
     return python
 
 
 def install(python: Path, *requirements: object) -> None:
     """By uv where it is at hand, which is faster, else by pip."""
-    if requirements:
-        by_uv = (shutil.which("uv"), "pip", "install", "--python", python)
-        run(*(by_uv if by_uv[0] else (python, "-m", "pip", "install")), "--quiet", *requirements)
+    by_uv = (shutil.which("uv"), "pip", "install", "--python", python)
+    run(*(by_uv if by_uv[0] else (python, "-m", "pip", "install")), "--quiet", *requirements)
 
 
 def run(*words: object, cwd: Path = ROOT, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -126,7 +127,7 @@ def test_lowest_versions(happened: Happened) -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.reliability("Supply chain", "The newest versions of all dependencies", WORKS)
 def test_newest_versions(happened: Happened) -> None:
-    python = environment("newest", "--upgrade", ROOT, *TOOLS)
+    python = environment("newest", ROOT, *TOOLS)
     assert run(python, "-m", "pip", "check").returncode == 0
     found = versions(python)
     happened(f"{', '.join(f'{name} {found[name]}' for name in CORE)}: {tests_pass(python)}.")
