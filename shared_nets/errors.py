@@ -9,9 +9,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
+from typing import Any
 
 
 class StrokeSegError(ValueError):
@@ -168,6 +169,7 @@ def _format(
 
 
 def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    _end_progress_bars()
     told = own_error(error)
     if told is not None:
         print(told, file=sys.stderr)
@@ -190,3 +192,11 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
             os.dup2(nowhere, stream)
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+def _end_progress_bars() -> None:
+    """So that a sentence stands on a line of its own."""
+    tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    with suppress(OSError):  # nobody may be reading
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()

@@ -109,6 +109,36 @@ def test_errors_of_others_keep_their_traceback() -> None:
     assert "ZeroDivisionError" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("raising", "words"),
+    [
+        ("open('/dev/full', 'wb', 0).write(b'x')", "no space left on a disk"),
+        ("bytes(2**62)", "not enough memory"),
+        ("raise RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB.')", "not enough memory"),
+    ],
+)
+def test_what_every_machine_runs_out_of(raising: str, words: str) -> None:
+    done = end(raising)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith(".\n")
+
+
+def test_a_sentence_stands_on_a_line_of_its_own() -> None:
+    done = end(
+        f"bar = tqdm(total=9)\nraise WeightsError({SENTENCE!r})",
+        "from tqdm import tqdm; tell_errors_in_words()",
+    )
+    assert done.stderr.splitlines()[-1] == SENTENCE
+
+
+def test_a_pipe_that_nobody_reads_ends_silently() -> None:
+    program = "r, w = os.pipe(); os.close(r); os.dup2(w, 1); print('a line', flush=True)"
+    done = end(program, setup="import os; tell_errors_in_words()")
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_interrupted() -> None:
     done = end("raise KeyboardInterrupt")
     assert done.returncode != 0

@@ -71,6 +71,7 @@ class Checkpoints:
         self.state = {"network": network, **state}
         self.validator: Any = validator  # MONAI adds to its state
         self.resume = resume
+        self.kept = 0  # the last epoch in last.ckpt
 
     def attach(self, engine: Engine) -> None:
         """
@@ -86,11 +87,11 @@ class Checkpoints:
         """Say in an interruption's message what is kept of the run."""
         if isinstance(error, KeyboardInterrupt):
             done = (
-                f"{self.last} holds the run up to epoch {engine.state.epoch - 1}: go on with --resume True."
-                if self.last.is_file()
+                f"{self.last} holds the run up to epoch {self.kept}: go on with --resume True."
+                if self.kept
                 else "no epoch was finished, and nothing is kept."
             )
-            error.args = (f"\nInterrupted in epoch {engine.state.epoch}; {done}",)
+            error.args = (f"Interrupted in epoch {engine.state.epoch}; {done}",)
         raise error
 
     def save(self, engine: Engine) -> None:
@@ -102,6 +103,7 @@ class Checkpoints:
             OutputError: if a file cannot be written.
         """
         if idist.get_rank() > 0:
+            self.kept = engine.state.epoch
             return
         if self.validator is None or self.validator.state.best_metric_epoch == engine.state.epoch:
             save_weights(self.network.state_dict(), self.best)
@@ -111,6 +113,7 @@ class Checkpoints:
             best = self.validator.state
             content["best"] = {"metric": float(best.best_metric), "epoch": best.best_metric_epoch}
         save_state(content, self.last)
+        self.kept = engine.state.epoch
 
     def load(self, engine: Engine) -> None:
         """
@@ -137,6 +140,7 @@ class Checkpoints:
                 f"{self.last}: this run already has {done['epoch']} epochs; raise max_epochs to go on."
             )
         engine.state.epoch, engine.state.iteration = done["epoch"], done["iteration"]
+        self.kept = done["epoch"]
         if self.validator is not None and best is not None:
             # Or the first validation would pass for the best one.
             self.validator.state.best_metric = best["metric"]

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from tests.commands import Running
 from tests.reliability.small import experiment, make_tree, predict, train
-
-
-class Unbroken(NamedTuple):
-    """Where a run left what it made, and how many seconds it took."""
-
-    output: Path
-    seconds: float
 
 
 @pytest.fixture(scope="session")
@@ -26,26 +17,25 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("small") / "data")
 
 
-def _made_by(run: Callable[[Path, Path], Running], tree: Path, output: Path) -> Unbroken:
-    begin = time.monotonic()
+def _made_by(run: Callable[[Path, Path], Running], tree: Path, output: Path) -> Path:
     done = run(tree, output).wait()
     assert done.code == 0, done.err
-    return Unbroken(output, time.monotonic() - begin)
+    return output
 
 
 @pytest.fixture(scope="session")
-def trained(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+def trained(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole training."""
     return _made_by(train, tree, tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="session")
-def segmented(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+def segmented(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole prediction."""
     return _made_by(predict, tree, tmp_path_factory.mktemp("segmented"))
 
 
 @pytest.fixture(scope="session")
-def crossvalidated(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+def crossvalidated(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole experiment."""
     return _made_by(experiment, tree, tmp_path_factory.mktemp("crossvalidated"))

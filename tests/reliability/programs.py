@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from torch import Tensor, nn
 
-from shared_nets.errors import StrokeSegError, own_error
+from shared_nets.errors import own_error
 from shared_nets.release import save_weights
 from tests.commands import ROOT
 from tests.heads import SMALL
@@ -117,32 +116,6 @@ def predict(
     return Run(code, out.getvalue(), err.getvalue(), output)
 
 
-def refusal(error: BaseException) -> str:
-    """The sentence of one of our errors; anything else goes on."""
-    if not isinstance(error, StrokeSegError):
-        raise error
-    return str(error)
-
-
 def is_one_sentence(text: str, *names: object) -> bool:
     """Whether it ends as a sentence, stands on one line, and names what it is about."""
     return text.endswith(".") and "\n" not in text and all(str(name) in text for name in names)
-
-
-@contextmanager
-def memory_limit(extra_mib: int) -> Iterator[None]:
-    """No more address space than what is in use now and ``extra_mib`` more."""
-    import resource
-
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + extra_mib * 2**20, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def suffixes(names: Sequence[str] | set[str]) -> set[str]:
-    """Endings of output files, to see which kinds were made."""
-    return {name.split("_label-")[-1] for name in names}

@@ -99,6 +99,17 @@ def limited_memory(mib: int) -> None:
 
 
 @contextmanager
+def memory_limit(mib: int) -> Iterator[None]:
+    """The same for a while."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limited_memory(mib)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@contextmanager
 def small_disk(folder: Path, kib: int) -> Iterator[Path]:
     """A file system of so many KiB, mounted on the folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from tests.commands import Done, Running
-from tests.reliability.conftest import Unbroken
 from tests.reliability.small import (
     EPOCHS,
     SCANS,
@@ -31,65 +31,76 @@ Happened = Callable[[object], None]
 draw = random.Random()
 
 
-def kill(running: Running, seconds: float) -> None:
-    """``kill -9`` after some seconds."""
-    time.sleep(seconds)
+def kill(running: Running, reached: Callable[[], int], goal: int) -> None:
+    """``kill -9`` at a random moment of the half second after so much is reached, or of the start."""
+    while reached() < goal and running.process.is_alive():
+        time.sleep(0.05)
+    time.sleep(draw.uniform(0, 0.5 if goal else 3))
     running.signal(signal.SIGKILL)
     running.wait()
 
 
 def epochs_in(output: Path) -> int:
+    """Epochs that a training has kept."""
     return state_of(output)["trainer"]["epoch"] if (output / "models" / "last.ckpt").exists() else 0
 
 
-def broken_training(tree: Path, output: Path, whole: Unbroken, moments: Iterable[float]) -> list[int]:
-    """
-    Train, killed at each of the moments and resumed, then to the end; the epochs done at each kill.
+def masks_in(output: Path) -> int:
+    return len(list(output.glob("*_mask.nii.gz")))
 
-    Moments are shares of the time that an unbroken training takes.
-    """
-    epochs = [0]
-    for moment in moments:
-        running = train(tree, output, resume=epochs[-1] > 0)
-        kill(running, moment * whole.seconds)
+
+STAGES = (
+    *("config.json", "run.json", "models/last.ckpt", "trained.json"),
+    *("evaluation/metrics.csv", "evaluation/summary.csv"),
+)
+
+
+def stages_in(output: Path) -> int:
+    """Steps of an experiment's two folds that have left their file."""
+    return sum((output / f"fold{fold}" / name).exists() for fold in (0, 1) for name in STAGES)
+
+
+def broken_training(tree: Path, output: Path, whole: Path, times: int) -> list[int]:
+    """Train, killed so many times and resumed, then to the end; the epochs done at each kill."""
+    epochs = []
+    for goal in sorted(draw.choices(range(EPOCHS), k=times)):
+        kept = epochs_in(output)
+        kill(train(tree, output, resume=kept > 0), partial(epochs_in, output), goal)
         check_whole(output)
         epochs.append(epochs_in(output))
-        assert epochs[-1] >= epochs[-2]
-        if epochs[-1] == EPOCHS:
+        assert epochs[-1] >= kept
+        if epochs[-1] == EPOCHS:  # it was done before the kill came
             break
-    if epochs[-1] < EPOCHS:
+    else:
         done = train(tree, output, resume=epochs[-1] > 0).wait()
         assert done.code == 0, done.err
-    assert same(state_of(output), state_of(whole.output))
-    return epochs[1:]
+    assert same(state_of(output), state_of(whole))
+    return epochs
 
 
-def broken_prediction(tree: Path, output: Path, whole: Unbroken, moments: Iterable[float]) -> list[int]:
+def broken_prediction(tree: Path, output: Path, whole: Path, times: int) -> list[int]:
     """The same with predictions; the masks there at each kill."""
     masks = []
-    for moment in moments:
-        kill(predict(tree, output), moment * whole.seconds)
+    for goal in sorted(draw.choices(range(SCANS), k=times)):
+        kill(predict(tree, output), partial(masks_in, output), goal)
         check_whole(output)
-        masks.append(len(list(output.glob("*_mask.nii.gz"))))
+        masks.append(masks_in(output))
     done = predict(tree, output).wait()
     assert done.code == 0, done.err
-    check_same_results(output, whole.output)
+    check_same_results(output, whole)
     return masks
 
 
-def broken_experiment(tree: Path, output: Path, whole: Unbroken, moments: Iterable[float]) -> list[str]:
-    """The same with experiments; how far each was at its kill."""
+def broken_experiment(tree: Path, output: Path, whole: Path, times: int) -> list[int]:
+    """The same with experiments; the steps done at each kill."""
     stages = []
-    for moment in moments:
-        kill(experiment(tree, output), moment * whole.seconds)
+    for goal in sorted(draw.choices(range(2 * len(STAGES)), k=times)):
+        kill(experiment(tree, output), partial(stages_in, output), goal)
         check_whole(output)
-        trained, evaluated = (
-            len(list(output.glob(f"fold*/{name}"))) for name in ("trained.json", "evaluation/summary.csv")
-        )
-        stages.append(f"{trained}+{evaluated}")
+        stages.append(stages_in(output))
     done = experiment(tree, output).wait()
     assert done.code == 0, done.err
-    check_same_experiment(output, whole.output)
+    check_same_experiment(output, whole)
     return stages
 
 
@@ -99,28 +110,28 @@ SAME = "Files are absent or whole; run again, the results are those of an unbrok
 
 @pytest.mark.reliability("Crash safety", "kill -9 at two random moments of a training", RESUMED)
 def test_a_killed_training_ends_as_if_unbroken(
-    tree: Path, trained: Unbroken, tmp_path: Path, happened: Happened
+    tree: Path, trained: Path, tmp_path: Path, happened: Happened
 ) -> None:
-    moments = [draw.uniform(0.4, 0.9), draw.uniform(0.3, 0.6)]
-    epochs = " and ".join(map(str, broken_training(tree, tmp_path, trained, moments)))
-    happened(f"Killed after {epochs} of {EPOCHS} epochs; the final state was the same.")
+    happened(told_of_kills(broken_training(tree, tmp_path, trained, 2), EPOCHS, "epochs"))
 
 
 @pytest.mark.reliability("Crash safety", "kill -9 at two random moments of a prediction of eight scans", SAME)
 def test_a_killed_prediction_ends_as_if_unbroken(
-    tree: Path, segmented: Unbroken, tmp_path: Path, happened: Happened
+    tree: Path, segmented: Path, tmp_path: Path, happened: Happened
 ) -> None:
-    moments = [draw.uniform(0.3, 0.95) for _ in range(2)]
-    masks = " and ".join(map(str, broken_prediction(tree, tmp_path, segmented, moments)))
-    happened(f"Killed with {masks} of {SCANS} masks written; the rest as promised.")
+    happened(told_of_kills(broken_prediction(tree, tmp_path, segmented, 2), SCANS, "masks"))
 
 
 @pytest.mark.reliability("Crash safety", "kill -9 at a random moment of an experiment of two folds", SAME)
 def test_a_killed_experiment_ends_as_if_unbroken(
-    tree: Path, crossvalidated: Unbroken, tmp_path: Path, happened: Happened
+    tree: Path, crossvalidated: Path, tmp_path: Path, happened: Happened
 ) -> None:
-    (stage,) = broken_experiment(tree, tmp_path, crossvalidated, [draw.uniform(0.3, 0.95)])
-    happened(f"Killed with {stage} of 2+2 folds trained and evaluated; the rest as promised.")
+    steps = broken_experiment(tree, tmp_path, crossvalidated, 1)
+    happened(told_of_kills(steps, 2 * len(STAGES), "steps"))
+
+
+def told_of_kills(done: list[int], whole: int, what: str) -> str:
+    return f"Killed with {', '.join(map(str, done))} of {whole} {what} done; the end was the same."
 
 
 ENDS = "It ends within seconds with one sentence, and what was finished is whole."
@@ -129,7 +140,7 @@ ENDS = "It ends within seconds with one sentence, and what was finished is whole
 @pytest.mark.reliability("Crash safety", "Ctrl-C or SIGTERM in a training", ENDS)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_training_asked_to_end(
-    tree: Path, trained: Unbroken, tmp_path: Path, number: int, happened: Happened
+    tree: Path, trained: Path, tmp_path: Path, number: int, happened: Happened
 ) -> None:
     running = train(tree, tmp_path)
     wait_for(tmp_path / "models" / "last.ckpt", running)
@@ -139,7 +150,7 @@ def test_a_training_asked_to_end(
     check_whole(tmp_path)
     done = train(tree, tmp_path, resume=True).wait()
     assert done.code == 0, done.err
-    assert same(state_of(tmp_path), state_of(trained.output))
+    assert same(state_of(tmp_path), state_of(trained))
 
 
 @pytest.mark.reliability("Crash safety", "Ctrl-C or SIGTERM in a prediction", ENDS)
@@ -176,33 +187,31 @@ ALONE = "The second is refused in one sentence, exit code 1; the first ends as i
 
 
 @pytest.mark.reliability("Crash safety", "Two trainings in one output folder", ALONE)
-def test_a_second_training_is_refused(
-    tree: Path, trained: Unbroken, tmp_path: Path, happened: Happened
-) -> None:
+def test_a_second_training_is_refused(tree: Path, trained: Path, tmp_path: Path, happened: Happened) -> None:
     first = train(tree, tmp_path)
     wait_for(tmp_path / "run.json", first)
     begun = (tmp_path / "run.json").read_bytes()
     second = while_stopped(first, lambda: train(tree, tmp_path, seed=1).wait())
     assert refused(second, tmp_path)
-    happened(told(second))
+    happened(told(second).replace(str(tmp_path), "out"))
     assert (tmp_path / "run.json").read_bytes() == begun
     done = first.wait()
     assert done.code == 0, done.err
-    assert same(state_of(tmp_path), state_of(trained.output))
+    assert same(state_of(tmp_path), state_of(trained))
 
 
 @pytest.mark.reliability("Crash safety", "Two predictions into one output folder", ALONE)
 def test_a_second_prediction_is_refused(
-    tree: Path, segmented: Unbroken, tmp_path: Path, happened: Happened
+    tree: Path, segmented: Path, tmp_path: Path, happened: Happened
 ) -> None:
     first = predict(tree, tmp_path)
     wait_for(tmp_path / "manifest.json", first)
     second = while_stopped(first, lambda: predict(tree, tmp_path).wait())
     assert refused(second, tmp_path)
-    happened(told(second).partition(": ")[2])
+    happened(told(second).replace(str(tmp_path), "out"))
     done = first.wait()
     assert done.code == 0, done.err
-    check_same_results(tmp_path, segmented.output)
+    check_same_results(tmp_path, segmented)
 
 
 def while_stopped(running: Running, run: Callable[[], Done]) -> Done:
@@ -220,34 +229,41 @@ def refused(done: Done, output: Path) -> bool:
     )
 
 
-@pytest.mark.long
-@pytest.mark.timeout(7200)
-@pytest.mark.reliability(
-    "Longer runs",
-    "kill -9 at 30 random moments, ten each of trainings, predictions and experiments",
-    "Files are absent or whole; gone on with, the results are those of an unbroken run to the byte.",
-)
-def test_thirty_kills(
-    tree: Path,
-    trained: Unbroken,
-    segmented: Unbroken,
-    crossvalidated: Unbroken,
-    tmp_path: Path,
-    happened: Happened,
-) -> None:
+def ten(what: str, promise: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A third of the longer run of thirty kills."""
+
+    def mark(test: Callable[..., None]) -> Callable[..., None]:
+        row = pytest.mark.reliability("Longer runs", f"kill -9 at ten random moments of {what}", promise)
+        marked: Callable[..., None] = pytest.mark.long(pytest.mark.timeout(7200)(row(test)))
+        return marked
+
+    return mark
+
+
+@ten("trainings", RESUMED)
+def test_ten_kills_of_trainings(tree: Path, trained: Path, tmp_path: Path, happened: Happened) -> None:
     epochs: list[int] = []
     while len(epochs) < 10:
-        moments = [draw.uniform(0.2, 0.95) for _ in range(min(3, 10 - len(epochs)))]
-        epochs += broken_training(tree, tmp_path / f"train{len(epochs)}", trained, moments)
-    masks, stages = [], []
-    for turn in range(2):
-        moments = [draw.uniform(0.2, 0.99) for _ in range(5)]
-        masks += broken_prediction(tree, tmp_path / f"predict{turn}", segmented, moments)
-        moments = [draw.uniform(0.2, 0.99) for _ in range(5)]
-        stages += broken_experiment(tree, tmp_path / f"experiment{turn}", crossvalidated, moments)
-    happened(
-        f"{len(epochs)} kills of trainings with {', '.join(map(str, epochs))} of {EPOCHS} epochs done, "
-        f"{len(masks)} of predictions with {', '.join(map(str, masks))} of {SCANS} masks written, "
-        f"{len(stages)} of experiments with {', '.join(stages)} of 2+2 folds trained and evaluated: every "
-        f"run ended as the unbroken one."
-    )
+        output = tmp_path / f"{len(epochs)}"
+        epochs += broken_training(tree, output, trained, min(5, 10 - len(epochs)))
+    happened(told_of_kills(epochs, EPOCHS, "epochs"))
+
+
+@ten("predictions", SAME)
+def test_ten_kills_of_predictions(tree: Path, segmented: Path, tmp_path: Path, happened: Happened) -> None:
+    masks = [
+        number for turn in ("one", "two") for number in broken_prediction(tree, tmp_path / turn, segmented, 5)
+    ]
+    happened(told_of_kills(masks, SCANS, "masks"))
+
+
+@ten("experiments", SAME)
+def test_ten_kills_of_experiments(
+    tree: Path, crossvalidated: Path, tmp_path: Path, happened: Happened
+) -> None:
+    steps = [
+        number
+        for turn in ("one", "two")
+        for number in broken_experiment(tree, tmp_path / turn, crossvalidated, 5)
+    ]
+    happened(told_of_kills(steps, 2 * len(STAGES), "steps"))

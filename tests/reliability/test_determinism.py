@@ -17,7 +17,6 @@ from shared_nets import CNNRes
 from shared_nets.release import load_into
 from tests.commands import ROOT
 from tests.heads import head, lesion_mask, write
-from tests.reliability.conftest import Unbroken
 from tests.reliability.programs import Run, predict
 from tests.reliability.small import EPOCHS, train
 
@@ -145,8 +144,8 @@ def test_predictions_to_the_byte(scans: list[str], tmp_path: Path) -> None:
 @pytest.mark.reliability(
     "Determinism", "A training with the same settings again: weights and resume state", IDENTICAL
 )
-def test_trainings_to_the_byte(tree: Path, trained: Unbroken, tmp_path: Path) -> None:
+def test_trainings_to_the_byte(tree: Path, trained: Path, tmp_path: Path) -> None:
     done = train(tree, tmp_path, max_epochs=EPOCHS).wait()
     assert done.code == 0, done.err
     for name in ("model.pt", "last.ckpt"):
-        assert (tmp_path / "models" / name).read_bytes() == (trained.output / "models" / name).read_bytes()
+        assert (tmp_path / "models" / name).read_bytes() == (trained / "models" / name).read_bytes()

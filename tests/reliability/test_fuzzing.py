@@ -28,7 +28,7 @@ from shared_nets.errors import own_error, scan_warnings
 from shared_nets.release import load_weights, save_weights
 from tests.commands import ROOT
 from tests.heads import affine, head, lesion_mask, write
-from tests.reliability.programs import memory_limit
+from tests.reliability.surroundings import memory_limit
 
 Happened = Callable[[object], None]
 
