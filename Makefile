@@ -4,6 +4,7 @@
 # make reliability       run the tests of docs/reliability.md and write its tables anew
 # make reliability-long  the same with the longer runs
 # make test-monailabel   the bundles in MONAI Label's own server, in an environment of its own
+# make monailabel-pictures  draw docs/images/monai_label*.png anew, from what that server returns
 # make test-elsewhere    federated learning and tracking
 # make test-release      the released archives in an environment with nothing but what they declare
 
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 BUNDLE = $(BIN)/python -W ignore -m monai.bundle run --config_file
 
-.PHONY: demo test lint reliability reliability-long test-monailabel test-release test-elsewhere clean
+.PHONY: demo test lint reliability reliability-long test-monailabel monailabel-pictures test-release test-elsewhere clean
 
 demo: .venv/installed
 	rm -rf demo/output
@@ -37,9 +38,14 @@ reliability: .venv/installed-dev
 reliability-long: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(RELIABILITY) reliability
 
+MONAI_LABEL = OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/tests/annotation/without_torchvision \
+	.venv-monailabel/bin/python -m
+
 test-monailabel: .venv-monailabel/installed
-	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/tests/annotation/without_torchvision \
-		.venv-monailabel/bin/python -m pytest -m long tests/annotation
+	$(MONAI_LABEL) pytest -m long tests/annotation
+
+monailabel-pictures: .venv-monailabel/installed
+	$(MONAI_LABEL) tests.annotation.demo docs/images
 
 test-release: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/release
@@ -51,8 +57,8 @@ test-elsewhere: .venv/installed-dev
 	$(PYTHON) -m venv .venv-monailabel
 	.venv-monailabel/bin/python -m pip install --quiet --upgrade pip
 	.venv-monailabel/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	.venv-monailabel/bin/python -m pip install --quiet --constraint constraints.txt --editable . \
-		--requirement tests/annotation/requirements.txt
+	.venv-monailabel/bin/python -m pip install --quiet --constraint constraints.txt --editable .
+	.venv-monailabel/bin/python -m pip install --quiet --requirement tests/annotation/requirements.txt
 	.venv-monailabel/bin/python -m pip install --quiet --no-deps pydicom-seg==0.4.1 monailabel==0.8.5
 	touch $@
 
