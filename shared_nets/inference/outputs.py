@@ -130,8 +130,8 @@ def on_grid_of(scan: str | Path | SpatialImage, array: ArrayLike) -> Any:
     words = {np.uint8: b"lesion mask", np.float32: b"lesion probability"}
     header["descrip"] = words.get(dtype, b"lesions, numbered")
     header["aux_file"] = b""
-    # Without an affine nibabel keeps the header's sform, qform and codes as they are.
-    return image_class(np.ascontiguousarray(volume, dtype), None, header)
+    # The header's own affine: with any other nibabel would rewrite its sform, qform and codes.
+    return image_class(np.ascontiguousarray(volume, dtype), header.get_best_affine(), header)
 
 
 def _stored_type(volume: NDArray[Any]) -> type[np.generic]:

@@ -53,6 +53,7 @@ def assert_same(found: Any, expected: Any) -> None:
     for one, other in zip(found, expected, strict=True):
         assert one.get_data_dtype() == other.get_data_dtype()
         np.testing.assert_array_equal(np.asarray(one.dataobj), np.asarray(other.dataobj))
+        np.testing.assert_array_equal(one.affine, other.affine)
         assert one.header == other.header
 
 
