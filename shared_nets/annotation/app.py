@@ -12,8 +12,10 @@ from monailabel.tasks.activelearning.random import Random
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.tasks.train.bundle import BundleTrainTask
 
+from shared_nets.annotation.prepare import bundles_to_serve
 from shared_nets.annotation.uncertainty import MostUncertain, UncertaintyScoring
-from shared_nets.errors import UsageError
+
+DESCRIPTION = "Stroke lesions on brain MRI. Research use only, not a medical device."
 
 
 class LesionApp(MONAILabelApp):
@@ -23,31 +25,29 @@ class LesionApp(MONAILabelApp):
     Strategies for the next scan: ``random``, ``first``, and for each bundle ``BUNDLE_uncertainty``, by the
     scoring method of the same name, which is run on request, or with ``auto_scoring``.
 
+    A bundle made for another version of this package is not served; the reason stands in the server's log and
+    in the description that ``/info`` gives. Bundles may be added while the server runs: ``POST /reload``
+    makes it look again.
+
     Args:
         app_dir: the app's folder.
         studies: the scans: a folder or the address of a DICOMweb server.
         conf: the server's ``--conf`` settings. ``models``: names of bundles to serve, with commas; all by
             default. ``auto_scoring true``: score all scans without a final label when the server starts, and
             anew after training and whenever a next scan is asked for; takes as long as segmenting them.
+
+    Raises:
+        UsageError: if ``models`` names a bundle that is not there, or no bundle can be served.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        found = sorted(Path(app_dir, "model").glob("[!.]*/configs/inference.json"))
-        folders = {config.parents[1].name: str(config.parents[1]) for config in found}
-        wanted = [name.strip() for name in conf.get("models", "").split(",") if name.strip()] or list(folders)
-        for name in wanted:
-            if name not in folders:
-                raise UsageError(
-                    f"{name}: there is no such bundle in {Path(app_dir, 'model')}; "
-                    f"there are: {', '.join(folders) or 'none'}."
-                )
-        self.bundles = {name: folders[name] for name in wanted}
+        self.bundles, refused = bundles_to_serve(Path(app_dir, "model"), conf.get("models", ""))
         super().__init__(
             app_dir=app_dir,
             studies=studies,
             conf=conf,
             name="Stroke lesions",
-            description="Stroke lesions on brain MRI. Research use only, not a medical device.",
+            description=" ".join([DESCRIPTION, *refused]),
         )
         self._auto_update_scoring = conf.get("auto_scoring", "false").lower() == "true"
 

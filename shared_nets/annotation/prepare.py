@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from shared_nets.errors import OutputError, UsageError
 from shared_nets.files import reason, write_bytes
 from shared_nets.release.versions import check_version
+
+logger = logging.getLogger(__name__)
 
 MAIN = '''"""MONAI Label's server loads the app from here."""
 
@@ -56,6 +59,40 @@ def prepare_app(app_dir: str | Path, bundles: Sequence[str | Path]) -> Path:
         raise OutputError(f"{app_dir} cannot be written: {reason(error)}") from error
     write_bytes(app_dir / "main.py", MAIN.encode())
     return app_dir
+
+
+def bundles_to_serve(folder: Path, models: str) -> tuple[dict[str, str], list[str]]:
+    """
+    The bundles that a server offers.
+
+    Args:
+        folder: holds the bundles' folders.
+        models: the names of those wanted, with commas; all if empty.
+
+    Returns:
+        The bundles' folders by name, and a sentence on each bundle of another version, which is left out.
+
+    Raises:
+        UsageError: if a bundle is wanted that is not there, or none can be served.
+    """
+    configs = folder.glob("[!.]*/configs/inference.json")
+    found = {config.parents[1].name: config.parents[1] for config in configs}
+    wanted = [name.strip() for name in models.split(",") if name.strip()] or sorted(found)
+    served: dict[str, str] = {}
+    refused: list[str] = []
+    for name in wanted:
+        if name not in found:
+            there = ", ".join(sorted(found)) or "none"
+            raise UsageError(f"{name}: there is no such bundle in {folder}; there are: {there}.")
+        try:
+            check_version(found[name])
+            served[name] = str(found[name])
+        except UsageError as error:
+            logger.error("Not served: %s", error)
+            refused.append(f"Not served: {error}")
+    if not served:
+        raise UsageError(" ".join([f"{folder} holds no bundle that can be served.", *refused]))
+    return served, refused
 
 
 def _check(bundle: Path, target: Path) -> None:

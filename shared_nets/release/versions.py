@@ -30,6 +30,6 @@ def check_version(bundle_root: str | Path) -> None:
     if wanted not in (None, shared_nets.__version__):
         raise UsageError(
             f"{Path(bundle_root).resolve()} is made for shared_nets {wanted}, but {shared_nets.__version__} "
-            f"is in use (from {Path(shared_nets.__file__).parent}): give each version a program of its own, "
-            f"or take all bundles from one release."
+            f"is in use (from {Path(shared_nets.__file__).parent}): take all bundles of one program from one "
+            f"release, and start it anew."
         )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from shared_nets.annotation import prepare_app
 from shared_nets.annotation.disagreement import expected_disagreement
+from shared_nets.annotation.prepare import bundles_to_serve
 from shared_nets.errors import OutputError, UsageError
 from tests.commands import strokeseg
 from tests.release.test_versions import of_version
@@ -59,6 +61,23 @@ def test_what_the_server_would_stumble_over_is_told(bundles: Mapping[str, Path],
         prepare_app(tmp_path / "file" / "app", [bundles["xnet"]])
     done = strokeseg("monailabel", "prepare", app, "--bundle", tmp_path)
     assert (done.code, done.out, len(done.told.splitlines())) == (1, "", 1)
+
+
+def test_a_server_leaves_out_what_is_of_another_version(bundles: Mapping[str, Path], tmp_path: Path) -> None:
+    app = prepare_app(tmp_path / "app", list(bundles.values()))
+    served, refused = bundles_to_serve(app / "model", "")
+    assert served == {f"{name}_bundle": str(app / "model" / f"{name}_bundle") for name in ("cnnres", "xnet")}
+    assert refused == []
+    assert list(bundles_to_serve(app / "model", "xnet_bundle, ")[0]) == ["xnet_bundle"]
+    with pytest.raises(UsageError, match=r"xnet: there is no such bundle .* cnnres_bundle, xnet_bundle\."):
+        bundles_to_serve(app / "model", "xnet")
+    shutil.rmtree(app / "model" / "xnet_bundle")
+    of_version(bundles["xnet"], "9.0.0", app / "model" / "xnet_bundle")
+    served, (told,) = bundles_to_serve(app / "model", "")
+    assert list(served) == ["cnnres_bundle"]
+    assert "xnet_bundle is made for shared_nets 9.0.0" in told
+    with pytest.raises(UsageError, match=r"holds no bundle that can be served\. Not served: .* 9\.0\.0"):
+        bundles_to_serve(app / "model", "xnet_bundle")
 
 
 def test_disagreement_of_masks_drawn_at_random() -> None:

@@ -7,68 +7,28 @@ MONAI Label's own server with both bundles: all that Slicer and OHIF ask of it, 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from email import message_from_bytes
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from shared_nets.errors import own_error
+from tests.annotation.conftest import CNNRES, XNET
+from tests.annotation.server import SECONDS, Server, running
 from tests.commands import bundle, strokeseg
 from tests.conftest import NETWORKS
-from tests.heads import affine, head, lesion_mask, write
-from tests.release.test_versions import of_version
 
 pytest.importorskip("monailabel", reason="`make test-monailabel` installs MONAI Label")
 nrrd = pytest.importorskip("nrrd")
-requests = pytest.importorskip("requests")
 
 pytestmark = pytest.mark.long
 
-SECONDS = 600  # to start, to train
-XNET = ["oblique", "permuted", "plain"]
-CNNRES = ["stack", "pair", "alone"]
 CASES = [("xnet_bundle", scan) for scan in XNET] + [("cnnres_bundle", scan) for scan in CNNRES]
-
-
-def oblique(matrix: np.ndarray) -> np.ndarray:
-    """Turned by 20° about one axis, then 10° about another: axes that point nowhere exactly."""
-    turn = np.eye(4)
-    for axes, degrees in (((0, 1), 20), ((1, 2), 10)):
-        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-        one = np.eye(4)
-        one[np.ix_(axes, axes)] = [[c, -s], [s, c]]
-        turn = one @ turn
-    return turn @ matrix
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scans as they lie on an annotator's disk, one file each, of every awkward kind."""
-    folder = tmp_path_factory.mktemp("studies")
-    t1, dwi, flair = (
-        head(modality, lesion_mask(n), seed=n) for n, modality in ((1, "T1w"), (2, "DWI"), (2, "FLAIR"))
-    )
-    write(folder / "oblique.nii.gz", t1, oblique(affine()))
-    # Array axes: superior, left, posterior.
-    turned = nib.Nifti1Image(t1, affine()).as_reoriented(np.array([[1, -1], [2, -1], [0, 1]]))
-    nib.save(turned, folder / "permuted.nii.gz")
-    write(folder / "plain.nii.gz", head("T1w", lesion_mask(3), seed=3))
-    write(folder / "stack.nii.gz", np.stack([dwi, flair], axis=-1), oblique(affine()))
-    write(folder / "pair.nii.gz", dwi)
-    write(folder / "flair" / "pair.nii.gz", flair[:, :, ::2], affine((6, 6, 12), (32, 32, 6)))
-    write(folder / "alone.nii.gz", dwi)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -81,58 +41,11 @@ def app(bundles: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
-class Server:
-    """Requests to the running server."""
-
-    def __init__(self, port: int) -> None:
-        self.address = f"http://127.0.0.1:{port}"
-
-    def __call__(self, method: str, path: str, **arguments: Any) -> Any:
-        """A request, which must succeed."""
-        answer = requests.request(method, f"{self.address}{path}", timeout=SECONDS, **arguments)
-        assert answer.status_code == 200, answer.text
-        return answer
-
-    def infer(self, model: str, image: str, tmp_path: Path, **params: Any) -> Path:
-        """The file that an inference gives back, on disk."""
-        answer = self(
-            "POST", f"/infer/{model}", params={"image": image, "output": "image"},
-            data={"params": json.dumps({"device": "cpu", **params})},
-        )  # fmt: skip
-        path = tmp_path / f"{model}-{image}{params.get('result_extension', '.nii.gz')}"
-        path.write_bytes(answer.content)
-        return path
-
-
 @pytest.fixture(scope="module")
 def server(app: Path, studies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """``monailabel start_server --app APP --studies STUDIES``, until the tests are done."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("home")
-    log = home / "server.log"
-    place = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | {"HOME": str(home), "PATH": place, "OMP_NUM_THREADS": "1"}
-    command = ["monailabel", "start_server", "--app", str(app), "--studies", str(studies)]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=home)
-    try:
-        made = Server(port)
-        for _ in range(SECONDS):
-            assert process.poll() is None, log.read_text()[-5000:]
-            try:
-                made("GET", "/info/")
-                break
-            except requests.ConnectionError:
-                time.sleep(1)
+    """A server with both bundles, until the tests are done."""
+    with running(app, studies, tmp_path_factory.mktemp("home")) as made:
         yield made
-    finally:
-        process.terminate()
-        process.wait(60)
-        if log.is_file() and "Traceback" in (told := log.read_text()):
-            print(told[-20000:])
 
 
 def by_command(app: Path, model: str, scans: Path, output: Path) -> np.ndarray:
@@ -156,16 +69,6 @@ def source(studies: Path, scan: str, tmp_path: Path) -> Path:
     shutil.copy(studies / "pair.nii.gz", folder / "pair_0000.nii.gz")
     shutil.copy(studies / "flair" / "pair.nii.gz", folder / "pair_0001.nii.gz")
     return folder
-
-
-def test_a_bundle_of_another_version_is_refused(bundles: Mapping[str, Path], tmp_path: Path) -> None:
-    """By MONAI Label's own task, which would take any: the server ends with our sentence."""
-    from monailabel.tasks.infer.bundle import BundleInferTask
-
-    folder = of_version(bundles["xnet"], "9.0.0", tmp_path / "xnet_bundle")
-    with pytest.raises(Exception, match="check_version") as caught:
-        BundleInferTask(str(folder), {})
-    assert "made for shared_nets 9.0.0" in str(own_error(caught.value))
 
 
 # ---- the server's tests run in this order: the last ones train ----
@@ -238,8 +141,8 @@ def test_a_broken_scan_does_not_stop_the_server(server: Server, studies: Path, t
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes((studies / "plain.nii.gz").read_bytes()[:2000])
     with broken.open("rb") as content:
-        answer = requests.post(
-            f"{server.address}/infer/xnet_bundle", params={"output": "image"}, timeout=SECONDS,
+        answer = server.ask(
+            "POST", "/infer/xnet_bundle", params={"output": "image"},
             files={"file": ("broken.nii.gz", content)}, data={"params": json.dumps({"device": "cpu"})},
         )  # fmt: skip
     assert answer.status_code == 500
