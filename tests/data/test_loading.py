@@ -279,8 +279,8 @@ def test_one_missing_file_of_a_pair(write_scan: Any, tmp_path: Path) -> None:
         (["a", "b"], ("T1w",), "2 files"),
         (["a", "b", "c"], PAIR, "3 files"),
         ([], PAIR, "0 files"),
-        (7, PAIR, "not by a int"),
-        (np.zeros((3, 3, 3)), ("T1w",), "not by a ndarray"),
+        (7, PAIR, "not a int"),
+        (np.zeros((3, 3, 3)), ("T1w",), "not a ndarray"),
     ],
 )
 def test_images_that_are_not_named_by_paths(image: Any, modalities: Any, words: str) -> None:
