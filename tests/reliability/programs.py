@@ -100,7 +100,7 @@ def predict(
             output_dir=str(output),
             weights=str(weights),
             network_def=network,
-            # MONAI would set up logging anew, and absl, where a test has loaded it, close pytest's own stream.
+            # MONAI would set up logging anew, and absl, where it is loaded, close pytest's own stream.
             logging_file=False,
             **settings,
         )
