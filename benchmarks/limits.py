@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from shared_nets import CNNRes, XNet
 from shared_nets.inference import rewrite
 
-CHANNELS = {"xnet": 1, "cnnres": 2}
+NETWORKS = {"xnet": XNet, "cnnres": CNNRes}
 MOVING = ("convolution", "max_pool2d_with_indices", "cat", "add", "add_", "bmm", "upsample_nearest2d")
 
 
@@ -29,15 +29,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=CHANNELS, default="xnet")
+    parser.add_argument("--model", choices=NETWORKS, default="xnet")
     parser.add_argument("--size", type=int, nargs=2, default=(224, 192))
     parser.add_argument("--slices", type=int, default=189)
     parser.add_argument("--tflops", type=float, default=990.0)
     parser.add_argument("--terabytes", type=float, default=3.35, help="a second, from memory")
     options = parser.parse_args()
     with torch.device("meta"):  # shapes without values
-        net = (XNet if options.model == "xnet" else CNNRes)().eval()
-        x = torch.rand(1, CHANNELS[options.model], *options.size)
+        net = NETWORKS[options.model]().eval()
+        x = torch.rand(1, net.in_channels, *options.size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter, Moved() as moved:
         rewrite(net)(x)
     flop, values = counter.get_total_flops(), moved.values

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from shared_nets import CNNRes, XNet
-from tests.commands import ROOT
+from tests.commands import ROOT, strokeseg
 from tests.heads import SMALL, write_tree
 
 pytest_plugins = ["tests.reliability_table"]
@@ -31,6 +31,15 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Both bundles, each copied alone, with weights drawn at random and windows for small heads."""
     folder = tmp_path_factory.mktemp("bundles")
     return {name: copy_bundle(name, folder / f"{name}_bundle") for name in NETWORKS}
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a release, without the package's wheel; no test may change it."""
+    folder = tmp_path_factory.mktemp("release")
+    done = strokeseg("release", folder, "--no-packages")
+    assert done.code == 0, done.err
+    return folder
 
 
 def copy_bundle(name: str, folder: Path) -> Path:

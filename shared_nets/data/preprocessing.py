@@ -78,8 +78,7 @@ def cranium_mask(image: Array) -> Array:
         bool (1, X, Y, Z) of the same kind and device: `head_mask` down to 160 mm under its top.
     """
     mask = head_mask(image)
-    plain = mask.as_tensor() if isinstance(mask, MetaTensor) else torch.as_tensor(mask)
-    shown = plain.any(dim=0).any(dim=0).any(dim=0).nonzero()
+    shown = torch.as_tensor(mask).any(dim=(0, 1, 2)).nonzero()
     thickness = float(image.pixdim[2]) if isinstance(image, MetaTensor) else 1.0
     if len(shown):
         lowest = int(shown.max()) + 1 - round(CRANIUM_MM / thickness)

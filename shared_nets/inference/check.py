@@ -48,13 +48,30 @@ def check_run(
     tell_errors_in_words()
     tell_errors_in_words(is_true(debug))
     check_limits(threshold, smallest_lesion_ml)
+    check_network(weights, device, backend)
+    make_output_folder(output_dir)
+
+
+def check_network(weights: str | Path | None, device: torch.device | str | None, backend: str | None) -> None:
+    """
+    Make sure that the network can be set up; what is None is not looked at.
+
+    Args:
+        weights: its weights file.
+        device: where it runs.
+        backend: what computes it, see :func:`~shared_nets.inference.for_inference`.
+
+    Raises:
+        UsageError: if no backend has this name.
+        WeightsError: if the weights are not there.
+        DeviceError: if this machine has no such device.
+    """
     if backend is not None:
         check_backend(backend)
     if weights is not None:
         check_weights(weights)
     if device is not None:
         check_device(device)
-    make_output_folder(output_dir)
 
 
 def check_limits(threshold: float, smallest_lesion_ml: float) -> None:

@@ -16,8 +16,7 @@ from nibabel.spatialimages import SpatialImage
 from shared_nets.bundles import Model, bundle_folder
 from shared_nets.data.formats import Scan
 from shared_nets.errors import UsageError, own_error
-from shared_nets.inference.backends import check_backend
-from shared_nets.inference.check import check_device, check_limits, check_weights
+from shared_nets.inference.check import check_limits, check_network
 from shared_nets.inference.cohort import run_engine
 from shared_nets.inference.outputs import on_grid_of, scan_grid
 
@@ -96,9 +95,7 @@ class LesionSegmenter:
         # Nothing is searched for and nothing written.
         config.update({"bundle_root": str(folder), "scans": [], "handlers": []})
         with _own_errors():
-            check_backend(config.get_parsed_content("backend"))
-            check_weights(config.get_parsed_content("weights"))
-            check_device(config.get_parsed_content("device"))
+            check_network(*map(config.get_parsed_content, ("weights", "device", "backend")))
             check_limits(*map(config.get_parsed_content, ("threshold", "smallest_lesion_ml")))
             self.preprocessing = config.get_parsed_content("preprocessing")
             self.evaluator = config.get_parsed_content("evaluator")

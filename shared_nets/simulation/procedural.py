@@ -56,7 +56,7 @@ def territory(rng: np.random.Generator) -> LesionShape:
     tip = np.array(VENTRICLE_MM) * (side, 1, 1) + rng.normal(0, 6, 3)
     axis = rng.normal(0, 1, 3)
     axis[0] = side * abs(axis[0])  # outwards
-    points = _brain_points()
+    points, _ = _brain_grid()
     offsets = points - tip
     distance = np.linalg.norm(offsets, axis=1)
     angle = np.arccos((offsets @ axis / (distance + 1e-6) / np.linalg.norm(axis)).clip(-1, 1))
@@ -72,10 +72,10 @@ def border_zone(rng: np.random.Generator) -> LesionShape:
     arch = np.sqrt((1 - ((y + 12) / 90) ** 2).clip(0))
     inner = rng.random() < 0.5  # in the corona radiata, or near the cortex
     x, height = (25.0, 22.0) if inner else (33.0, 46.0)
-    spots = np.stack([side * np.full(len(y), x), y, 6 + height * arch], axis=1) + rng.normal(
-        0, 3, (len(y), 3)
-    )
-    nearest = np.linalg.norm(_brain_points()[:, None] - spots, axis=2).min(1)
+    spots = np.stack([np.full(len(y), side * x), y, 6 + height * arch], axis=1)
+    spots = spots + rng.normal(0, 3, spots.shape)
+    points, _ = _brain_grid()
+    nearest = np.linalg.norm(points[:, None] - spots, axis=2).min(1)
     return _lowest(nearest, min(_volume_ml(rng), 40.0))
 
 
@@ -83,7 +83,7 @@ def cerebellar(rng: np.random.Generator) -> LesionShape:
     """An infarct of one half of the cerebellum, up to 40 mL."""
     side = _side(rng)
     middle = np.array([side * 26.0, -62.0, -38.0]) + rng.normal(0, 6, 3)
-    points = _brain_points()
+    points, _ = _brain_grid()
     distance = np.linalg.norm((points - middle) / (1.0, 1.0, 0.6), axis=1)
     distance[points[:, 0] * side < 0] = np.inf
     return _lowest(distance, min(_volume_ml(rng), 40.0))
@@ -108,16 +108,12 @@ def _brain_grid() -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     return points[inside], voxels[inside]
 
 
-def _brain_points() -> NDArray[np.float64]:
-    return _brain_grid()[0]
-
-
 def _lowest(score: NDArray[np.float64], volume_ml: float) -> LesionShape:
     """The part of the brain of the given volume where ``score``, one value a point, is lowest."""
-    voxels = _brain_grid()[1]
+    _, voxels = _brain_grid()
     number = int(max(1, min(round(volume_ml * 1000 / GRID_MM**3), np.isfinite(score).sum())))
     chosen = voxels[np.argpartition(score, number - 1)[:number]]
-    mask = np.zeros(_brain_grid()[1].max(0) + 1, bool)
+    mask = np.zeros(voxels.max(0) + 1, bool)
     mask[tuple(chosen.T)] = True
     affine = np.diag([GRID_MM, GRID_MM, GRID_MM, 1.0])
     affine[:3, 3] = BRAIN_BOX_MM[0]

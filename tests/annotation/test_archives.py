@@ -21,19 +21,11 @@ from shared_nets.release.archive import unpack
 from tests.annotation.demo import SCANS, demo_studies
 from tests.annotation.server import Server, running
 from tests.annotation.test_server import by_command
-from tests.commands import ROOT, strokeseg
+from tests.commands import ROOT
 
 pytest.importorskip("monailabel", reason="`make test-monailabel` installs MONAI Label")
 
 pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("release")
-    done = strokeseg("release", folder, "--no-packages")
-    assert done.code == 0, done.err
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from shared_nets import CNNRes, FeatureSimilarityModule, XNet
 from shared_nets.errors import UsageError
 from shared_nets.inference import backends, for_inference
 from shared_nets.inference.backends import CompiledNetwork
+from tests.networks.base import as_trained
 from tests.networks.oracle import weights as oracle
 
 
@@ -55,11 +56,7 @@ def test_the_same_function_on_every_backend(
     if backend != "torch":
         pytest.importorskip(backend)
     torch.manual_seed(0)
-    net = make().eval()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
+    net = as_trained(make())
     x = torch.rand(2, channels, 32, 48)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("error")

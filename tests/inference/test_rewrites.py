@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shared_nets import CNNRes, XNet
 from shared_nets.inference import rewrite
+from tests.networks.base import as_trained
 from tests.networks.oracle import weights as oracle
 
 
@@ -16,14 +17,7 @@ from tests.networks.oracle import weights as oracle
 def cnnres() -> CNNRes:
     """With batch-norm statistics as after training: no test may change it."""
     torch.manual_seed(0)
-    net = CNNRes().eval()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-    return net
+    return as_trained(CNNRes())
 
 
 def test_xnet_rewritten_is_the_original_keras_model(oracle_xnet: XNet) -> None:

@@ -16,6 +16,17 @@ from torch import nn
 KEYS = Path(__file__).parent / "keys"
 
 
+def as_trained(net: nn.Module) -> nn.Module:
+    """The network, its batch norms drawn as a training might leave them, in evaluation mode."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+    return net.eval()
+
+
 @functools.lru_cache(maxsize=1)
 def evaluated(tests: type[NetworkTests]) -> nn.Module:
     """One network for all tests of a class, in evaluation mode: no test may change it."""

@@ -29,15 +29,6 @@ from tests.heads import SMALL, head, lesion_mask, write
 VERSION = shared_nets.__version__
 
 
-@pytest.fixture(scope="module")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a release, without the package's wheel."""
-    folder = tmp_path_factory.mktemp("release")
-    done = strokeseg("release", folder, "--no-packages")
-    assert done.code == 0, done.err
-    return folder
-
-
 def archive_of(release: Path, name: str) -> Path:
     return release / f"{name}_bundle_v{VERSION}.zip"
 

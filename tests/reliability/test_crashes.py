@@ -78,28 +78,42 @@ def broken_training(tree: Path, output: Path, whole: Path, times: int) -> list[i
     return epochs
 
 
-def broken_prediction(tree: Path, output: Path, whole: Path, times: int) -> list[int]:
-    """The same with predictions; the masks there at each kill."""
-    masks = []
-    for goal in sorted(draw.choices(range(SCANS), k=times)):
-        kill(predict(tree, output), partial(masks_in, output), goal)
+def broken(
+    run: Callable[[], Running], output: Path, done_in: Callable[[Path], int], whole: int, times: int
+) -> list[int]:
+    """
+    Run, killed so many times and started again, then to the end.
+
+    Args:
+        run: starts it; it goes on where it was.
+        output: its folder.
+        done_in: the steps that have left their file there.
+        whole: how many there are.
+        times: how often it is killed.
+
+    Returns:
+        The steps done at each kill.
+    """
+    steps = []
+    for goal in sorted(draw.choices(range(whole), k=times)):
+        kill(run(), partial(done_in, output), goal)
         check_whole(output)
-        masks.append(masks_in(output))
-    done = predict(tree, output).wait()
+        steps.append(done_in(output))
+    done = run().wait()
     assert done.code == 0, done.err
+    return steps
+
+
+def broken_prediction(tree: Path, output: Path, whole: Path, times: int) -> list[int]:
+    """A prediction, killed; the masks there at each kill."""
+    masks = broken(partial(predict, tree, output), output, masks_in, SCANS, times)
     check_same_results(output, whole)
     return masks
 
 
 def broken_experiment(tree: Path, output: Path, whole: Path, times: int) -> list[int]:
-    """The same with experiments; the steps done at each kill."""
-    stages = []
-    for goal in sorted(draw.choices(range(2 * len(STAGES)), k=times)):
-        kill(experiment(tree, output), partial(stages_in, output), goal)
-        check_whole(output)
-        stages.append(stages_in(output))
-    done = experiment(tree, output).wait()
-    assert done.code == 0, done.err
+    """An experiment, killed; the steps done at each kill."""
+    stages = broken(partial(experiment, tree, output), output, stages_in, 2 * len(STAGES), times)
     check_same_experiment(output, whole)
     return stages
 
