@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import cc3d
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -28,6 +26,8 @@ from shared_nets import LesionSegmenter
 from shared_nets.affine import voxel_ml
 from shared_nets.bundles import Model
 from shared_nets.data import find_cases
+from shared_nets.evaluation.metrics import ratio
+from shared_nets.inference.lesions import without_small_lesions
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 SMALLEST_ML = (0.0, 0.05, 0.2, 0.5)
@@ -59,9 +59,11 @@ def main(
         for image, label in cases:
             probability = segmenter.predict(image).probability
             reference = np.asarray(nib.load(label).dataobj) > 0 if label else None
-            for threshold, smallest_ml, mask in masks(probability):
+            values, affine = np.asarray(probability.dataobj), probability.affine
+            for threshold, smallest_ml in itertools.product(THRESHOLDS, SMALLEST_ML):
+                mask = without_small_lesions(values >= threshold, affine, smallest_ml)
                 settings = dict(zip(SETTINGS, (mirror, threshold, smallest_ml), strict=True))
-                rows.append(settings | scores(mask, reference, voxel_ml(probability.affine)))
+                rows.append(settings | scores(mask, reference, voxel_ml(affine)))
     table = pd.DataFrame(rows).groupby(SETTINGS).mean().reset_index()
     table = table.sort_values("dice", ascending=False, kind="stable")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -70,21 +72,13 @@ def main(
     print(markdown(table, len(cases)))
 
 
-def masks(probability: Any) -> Iterator[tuple[float, float, Mask]]:
-    """What inference.json would make of a probability image, by threshold and smallest lesion in mL."""
-    values, ml = np.asarray(probability.dataobj), voxel_ml(probability.affine)
-    for threshold, smallest_ml in itertools.product(THRESHOLDS, SMALLEST_ML):
-        voxels = int(np.ceil(smallest_ml / ml - 1e-6))
-        yield threshold, smallest_ml, cc3d.dust(values >= threshold, threshold=voxels, connectivity=26) > 0
-
-
 def scores(mask: Mask, reference: Mask | None, ml: float) -> dict[str, float]:
     """Dice and falsely marked mL of a case; of a scan without lesions only that, in a column of its own."""
     if reference is None:
         return {"healthy_false_ml": float(mask.sum() * ml)}
-    both = mask.sum() + reference.sum()
-    dice = 2 * (mask & reference).sum() / both if both else 1.0
-    return {"dice": float(dice), "false_ml": float((mask & ~reference).sum() * ml)}
+    both = int(mask.sum() + reference.sum())
+    dice = ratio(2 * int((mask & reference).sum()), both, both_empty=both == 0)
+    return {"dice": dice, "false_ml": float((mask & ~reference).sum() * ml)}
 
 
 def markdown(table: pd.DataFrame, cases: int) -> str:

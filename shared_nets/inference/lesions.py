@@ -222,6 +222,22 @@ def _as_volume(array: ArrayLike) -> NDArray[Any]:
     return volume
 
 
+def without_small_lesions(
+    mask: NDArray[np.bool_], affine: ArrayLike, smallest_ml: float
+) -> NDArray[np.bool_]:
+    """
+    A mask without the connected lesions (26-neighbourhood) that are smaller than a volume.
+
+    Args:
+        mask: ``(X, Y, Z)``.
+        affine: 4×4, voxel to mm.
+        smallest_ml: the least volume that is kept, in mL.
+    """
+    # A little less than the limit, so that rounding does not drop a lesion of just this volume.
+    voxels = math.ceil(smallest_ml / voxel_ml(affine) - 1e-6)
+    return np.asarray(cc3d.dust(mask, threshold=voxels, connectivity=26), dtype=bool)
+
+
 class RemoveSmallLesionsd(MapTransform):
     """
     Drops the lesions of a binary mask that are smaller than a volume; 26-neighbourhood.
@@ -246,8 +262,6 @@ class RemoveSmallLesionsd(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             mask = out[key]
-            # A little less than the limit, so that rounding does not drop a lesion of just this volume.
-            voxels = math.ceil(self.smallest_ml / voxel_ml(mask.affine) - 1e-6)
-            kept = cc3d.dust(_as_numpy(mask)[0] != 0, threshold=voxels, connectivity=26)
+            kept = without_small_lesions(_as_numpy(mask)[0] != 0, mask.affine, self.smallest_ml)
             out[key] = convert_to_dst_type(kept[None], mask, dtype=mask.dtype)[0]
         return out
