@@ -48,7 +48,7 @@ def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tens
     tissues = atrophied(rng, scene.tissues)
     dwi = _tissue(rng, scene, tissues, csf=(0.05, 0.4), grey=(0.85, 1.15), white=(0.7, 1.0))
     flair = _tissue(rng, scene, tissues, csf=(0.02, 0.35), grey=(0.9, 1.1), white=(0.65, 0.95))
-    dwi, flair = _with_cerebellum(rng, scene, dwi, flair)
+    dwi, flair = _with_bright_ends(rng, scene, dwi, flair)
     dwi, flair = _with_look_alikes(rng, scene, dwi, flair)
 
     brightening, gain = _brightening(rng, scene, tissues[CSF])
@@ -81,14 +81,19 @@ def _tissue(
     return image * (1 + (scene.scan - 0.8) * scene.brain * rng.uniform(-0.5, 0.2))
 
 
-def _with_cerebellum(
+def _with_bright_ends(
     rng: np.random.Generator, scene: Scene, dwi: Tensor, flair: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Change the cerebellum's brightness: without, networks marked it."""
+    """
+    Change the brightness of the cerebellum and of the gyri at the vertex: without, networks marked them.
+
+    On DWI by up to as much as a lesion; on FLAIR by up to a half, as beside a coil.
+    """
     y, z = scene.coordinates[..., 1], scene.coordinates[..., 2]
     cerebellum = torch.sigmoid((-30 - z) / 6) * torch.sigmoid((-35 - y) / 6)  # mm of MNI space
-    dwi = dwi * (1 + cerebellum * rng.uniform(-0.05, 0.8))
-    return dwi, flair * (1 + cerebellum * rng.uniform(-0.1, 0.15))
+    vertex = torch.sigmoid((z - rng.uniform(45, 65)) / 6)
+    dwi = dwi * (1 + cerebellum * rng.uniform(-0.05, 0.8)) * (1 + vertex * rng.uniform(-0.2, 0.8))
+    return dwi, flair * (1 + cerebellum * rng.uniform(-0.2, 0.5)) * (1 + vertex * rng.uniform(-0.2, 0.4))
 
 
 def _with_look_alikes(

@@ -91,13 +91,24 @@ def _layers(rng: np.random.Generator, scene: Scene, scalp: Range, skull: Range, 
     levels = [fluid * rng.uniform(0.4, 1.2), rng.uniform(*skull), marrow, rng.uniform(*scalp)]
     texture = 1 + smooth_field(rng, scene.coordinates, 6.0)[0] * rng.uniform(0, 0.3)
     depth = torch.where(scene.depth > 0.95 * FAR_MM, torch.inf, depth)
-    around = torch.zeros_like(scene.depth)
+    around = _neck(rng, scene, rng.uniform(*scalp)) if rng.random() < 0.7 else torch.zeros_like(scene.depth)
     for edge, level in zip(edges[::-1], levels[::-1], strict=True):
         around = torch.where(depth < edge, level * texture, around)
     if rng.random() < 0.3:  # defaced: the front of the head is cut away
         cut = scene.coordinates[..., 1] > rng.uniform(40, 75)
         around = torch.where(cut & (scene.depth > 1), 0.0, around)
     return around.clip(0)
+
+
+def _neck(rng: np.random.Generator, scene: Scene, level: float) -> Tensor:
+    """Muscle and fat under the skull base, in patches, within the outline of a neck."""
+    middle = np.array([0, -25]) + rng.normal(0, 5, 2)  # mm of MNI space
+    radii = rng.uniform([55, 65], [80, 95])
+    away = (scene.coordinates[..., :2] - torch.from_numpy(middle)) / torch.from_numpy(radii)
+    outline = torch.sigmoid((1 - away.float().square().sum(-1)) * 12)
+    below = torch.sigmoid((-rng.uniform(40, 60) - scene.coordinates[..., 2]) / 4)
+    patches = smooth_field(rng, scene.coordinates, rng.uniform(5, 9))[0] * rng.uniform(0.2, 0.7)
+    return outline * below * level * rng.uniform(0.2, 0.9) * (1 + patches).clip(0)
 
 
 def scanned(rng: np.random.Generator, scene: Scene, image: Tensor, level: float) -> Tensor:

@@ -129,9 +129,12 @@ def _choose_planes(
     spacing: float,
 ) -> Tensor:
     """Coordinates of one plane, or of three over a thick slice's 2–6 mm, a little tilted; mm."""
+    kind = rng.random()
     z = rng.uniform(-110 if anatomy.has_head else -75, 80)  # from the neck, or the cerebellum, to the vertex
-    if rng.random() < 0.3:  # the skull base is where most is marked falsely
+    if kind < 0.3:  # the skull base is where most is marked falsely
         z = rng.normal(-30, 15)
+    elif kind < 0.5:  # and where little brain is seen, at either end: it was taken for bright lesion
+        z = rng.normal(-62, 8) if rng.random() < 0.5 else rng.normal(70, 7)
     if lesions:
         points = lesions[0].points()
         z = points[rng.integers(len(points)), 2]
