@@ -1,18 +1,25 @@
-"""Files that are whole or not there: written under a temporary name, then renamed."""
+"""Files that are whole or not there, and folders that one run writes at a time."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from shared_nets.errors import OutputError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
+# Where the runs of a folder keep what concerns only themselves.
+_RUNS = ".strokeseg"
+# Another process may hold a lock for a moment, only to see whether it is held.
+_PATIENCE = 1.0  # seconds
 
 
 @contextmanager
@@ -53,6 +60,55 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """
     with written_whole(path) as part:
         part.write_bytes(content)
+
+
+@contextmanager
+def held(folder: Path, part: int = 1, parts: int = 1) -> Iterator[None]:
+    """
+    Keep other runs out of an output folder, the other processes of the same run excepted.
+
+    The system lets go of the lock when the process ends, however it ends.
+
+    Args:
+        folder: the output folder, which is there.
+        part: this process's number in the run, from 1.
+        parts: how many processes the run has.
+
+    Raises:
+        OutputError: if another run is writing there.
+    """
+    locks = folder / _RUNS
+    with ExitStack() as stack:
+        try:
+            locks.mkdir(exist_ok=True)
+            stack.enter_context(FileLock(locks / f"{part}-of-{parts}.lock", timeout=_PATIENCE))
+            for path in sorted(locks.glob("*.lock")):
+                if not path.name.endswith(f"-of-{parts}.lock"):
+                    with FileLock(path, timeout=_PATIENCE):
+                        pass
+        except Timeout as error:
+            raise OutputError(
+                f"{folder} is being written by another run: wait, or choose another output folder."
+            ) from error
+        except NotImplementedError:
+            warnings.warn(f"{folder} cannot be locked: let no second run write there.", stacklevel=2)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
+        yield
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """
+    Let only one of a run's processes do what follows at a time: the last then sees what all others did.
+
+    Args:
+        folder: the output folder, which is :func:`held`.
+    """
+    with ExitStack() as stack:
+        with suppress(NotImplementedError):  # held() has told that there are no locks here
+            stack.enter_context(FileLock(folder / _RUNS / "turn"))
+        yield
 
 
 def reason(error: OSError) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from shared_nets.data.cases import modality_of
@@ -30,6 +31,8 @@ from shared_nets.errors import (
 # Wider than head MRI in use: 0.25 mm to 10 mm thick slices; a slab of 60 mm to a head with shoulders.
 VOXEL_MM = (0.2, 12.0)
 FIELD_OF_VIEW_MM = (60.0, 600.0)
+# Sums of a few thousand such voxels, and differences, are still numbers in float32.
+LARGEST = 1e30
 # A billion voxels: 0.25 mm over 256 mm; as float32 4 GiB.
 MOST_VOXELS = 2**30
 # Deflate cannot compress further than 1032 to 1 (https://zlib.net/zlib_tech.html).
@@ -187,7 +190,8 @@ def check_affine(header: Any, affine: NDArray[Any], path: str) -> None:
 
     Warns:
         ScanWarning: if neither sform nor qform is set, so that axes are taken as nibabel does (x to the left,
-            centred), or if the two disagree by more than 1 mm, in which case the sform counts.
+            centred), or if the two disagree by more than 1 mm or the qform is none, in which cases the sform
+            counts.
     """
     if not np.isfinite(affine).all():
         raise ScanGeometryError(f"{path} has NaN or infinity in its affine: write the scan's geometry again.")
@@ -197,7 +201,12 @@ def check_affine(header: Any, affine: NDArray[Any], path: str) -> None:
         raise ScanGeometryError(
             f"{path} has a singular affine (axes collapse): write the scan's geometry again."
         )
-    sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    sform = header.get_sform(coded=True)[0]
+    try:
+        qform = header.get_qform(coded=True)[0]
+    except (ValueError, HeaderDataError):  # with it alone, there were no affine
+        warn_of_scan(f"{path} has a qform that is no rotation: the sform is used; check it.")
+        return
     if sform is None and qform is None:
         warn_of_scan(
             f"{path} does not say how it lies in space (sform and qform codes are 0): its axes are taken "
@@ -281,7 +290,7 @@ def check_intensities(array: NDArray[Any], path: str) -> None:
         path: the file, for the message.
 
     Raises:
-        ScanIntensityError: if there are NaN or infinite voxels, or all voxels are equal.
+        ScanIntensityError: if all voxels are equal, or one is NaN, infinite or beyond 1e30.
 
     Warns:
         ScanWarning: if the values look like a CT's Hounsfield units.
@@ -290,6 +299,10 @@ def check_intensities(array: NDArray[Any], path: str) -> None:
     low, high = float(array.min()), float(array.max())
     if low == high:
         raise ScanIntensityError(f"{path} is constant (every voxel is {low:g}): export the scan again.")
+    if max(-low, high) > LARGEST:
+        raise ScanIntensityError(
+            f"{path} reaches from {low:g} to {high:g}, which no scanner measures: export the scan again."
+        )
     if -4000 < low <= -900 and high > 300:
         warn_of_scan(
             f"{path} reaches from {low:g} to {high:g} like a CT in Hounsfield units: only MRI is known."

@@ -32,11 +32,12 @@ from shared_nets.errors import (
     own_error,
     scan_warnings,
 )
+from shared_nets.files import held, in_turn
 from shared_nets.inference.lesions import LesionSummary, head_midline, measure_lesions
 from shared_nets.inference.outputs import engine_cases, make_output_folder, write_table
 from shared_nets.inference.records import NOTICE, Records, Result, plain, software, write_json
 from shared_nets.inference.report import write_report
-from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard, held, in_turn
+from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
 
 Case = dict[str, Any]
 Row = dict[str, Any]
@@ -190,7 +191,11 @@ class Cohort:
         stopped, code = "", 0
         try:
             make_output_folder(self.output_dir)
-            with held(self.output_dir, shard), ended_by_sigterm(), _silent_about_plans(self.debug):
+            with (
+                held(self.output_dir, shard.number, shard.count),
+                ended_by_sigterm(),
+                _silent_about_plans(self.debug),
+            ):
                 self._say_what_runs(shard, started)
                 try:
                     self._run_all(shard)

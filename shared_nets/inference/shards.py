@@ -1,4 +1,4 @@
-"""A cohort in parts, a process each, and folders that one run writes at a time."""
+"""A cohort in parts, a process each, and how one ends when it is asked to."""
 
 from __future__ import annotations
 
@@ -6,24 +6,15 @@ import os
 import re
 import signal
 import threading
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 import ignite.distributed as idist
-from filelock import FileLock, Timeout
 from monai.data import partition_dataset
 
-from shared_nets.errors import OutputError, UsageError
-from shared_nets.files import reason
-
-# Where the runs of a folder keep what concerns only themselves.
-RUNS = ".strokeseg"
-# Another process may hold a lock for a moment, only to see whether it is held.
-_PATIENCE = 1.0  # seconds
+from shared_nets.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -94,54 +85,6 @@ def find_shard(asked: str = "auto", environment: Mapping[str, str] = os.environ)
         if count > 1 and 0 <= index < count:
             return Shard(index + 1, count, origin)
     return Shard()
-
-
-@contextmanager
-def held(folder: Path, shard: Shard) -> Iterator[None]:
-    """
-    Keep other runs out of an output folder, the other parts of the same run excepted.
-
-    The system lets go of the lock when the process ends, however it ends.
-
-    Args:
-        folder: the output folder, which is there.
-        shard: this process's part.
-
-    Raises:
-        OutputError: if another run is writing there.
-    """
-    locks = folder / RUNS
-    with ExitStack() as stack:
-        try:
-            locks.mkdir(exist_ok=True)
-            stack.enter_context(FileLock(locks / f"{shard.name}.lock", timeout=_PATIENCE))
-            for path in sorted(locks.glob("*.lock")):
-                if not path.name.endswith(f"-of-{shard.count}.lock"):
-                    with FileLock(path, timeout=_PATIENCE):
-                        pass
-        except Timeout as error:
-            raise OutputError(
-                f"{folder} is being written by another run: wait, or choose another output folder."
-            ) from error
-        except NotImplementedError:
-            warnings.warn(f"{folder} cannot be locked: let no second run write there.", stacklevel=2)
-        except OSError as error:
-            raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
-        yield
-
-
-@contextmanager
-def in_turn(folder: Path) -> Iterator[None]:
-    """
-    Let only one of a run's parts do what follows at a time: the last of them then sees what all others did.
-
-    Args:
-        folder: the output folder, which is :func:`held`.
-    """
-    with ExitStack() as stack:
-        with suppress(NotImplementedError):  # held() has told that there are no locks here
-            stack.enter_context(FileLock(folder / RUNS / "turn"))
-        yield
 
 
 class Terminated(KeyboardInterrupt):

@@ -13,7 +13,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from shared_nets.inference.shards import Shard, held
+from shared_nets.files import held
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where Linux keeps what processes hand each other."""
@@ -60,7 +60,7 @@ def only_training(output_dir: str | Path) -> AbstractContextManager[None]:
     Raises:
         OutputError: on entry, if another run is writing there.
     """
-    return held(Path(output_dir), Shard(idist.get_rank() + 1, idist.get_world_size()))
+    return held(Path(output_dir), idist.get_rank() + 1, idist.get_world_size())
 
 
 def loader_workers(wanted: int) -> int:

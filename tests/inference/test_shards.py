@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_nets.errors import OutputError, UsageError
-from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard, held
+from shared_nets.errors import UsageError
+from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
 from tests.inference.test_cohort import cohort, save
 
 
@@ -58,33 +58,6 @@ def test_the_part_is_in_the_environment(environment: dict[str, str], expected: t
 def test_what_is_no_part(asked: str) -> None:
     with pytest.raises(UsageError, match="is no part of a cohort"):
         find_shard(asked, {})
-
-
-def test_a_second_run_is_refused_and_the_parts_of_one_are_not(tmp_path: Path) -> None:
-    with held(tmp_path, Shard(1, 3)):
-        with held(tmp_path, Shard(2, 3)), held(tmp_path, Shard(3, 3)):
-            pass
-        for other in (Shard(), Shard(1, 3), Shard(1, 2)):
-            with pytest.raises(OutputError, match="being written by another run"), held(tmp_path, other):
-                pass
-    with held(tmp_path, Shard()), pytest.raises(OutputError), held(tmp_path, Shard(2, 3)):
-        pass
-    with held(tmp_path, Shard(2, 3)):
-        pass
-
-
-def _hold_and_die(folder: Path) -> None:
-    with held(folder, Shard()):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:
-    process = get_context("fork").Process(target=_hold_and_die, args=(tmp_path,))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    with held(tmp_path, Shard()):
-        pass
 
 
 def test_two_parts_that_end_together_lose_no_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

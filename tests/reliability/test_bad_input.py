@@ -125,6 +125,14 @@ def codes(sform: int, qform: int, moved: float = 0) -> Callable[[Path], Path]:
     return make
 
 
+def qform_of_no_rotation(folder: Path) -> Path:
+    path = codes(1, 1)(folder)
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[264:268] = np.float32(2).tobytes()  # quatern_d of nifti1.h: no unit quaternion has it
+    path.write_bytes(gzip.compress(content))
+    return path
+
+
 def stored_as(dtype: str, slope: float = 1, inter: float = 0) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         values = t1()
@@ -143,6 +151,12 @@ def rgb() -> np.ndarray:
 def nan_and_inf() -> np.ndarray:
     array = t1()
     array[3, 4, 5:8] = np.nan, np.inf, -np.inf
+    return array
+
+
+def one_huge() -> np.ndarray:
+    array = t1()
+    array[3, 4, 5] = 3e38
     return array
 
 
@@ -263,6 +277,7 @@ def check_good(run: Run) -> None:
     Case("Complex voxels", of(lambda: t1().astype(np.complex64)), "complex"),
     Case("RGB voxels", of(rgb), "RGB"),
     Case("NaN and infinite voxels", of(nan_and_inf), "3 NaN or infinite"),
+    Case("A voxel of 3·10³⁸", of(one_huge), "no scanner measures"),
     Case("A constant image", of(lambda: np.full((32, 32, 12), 7, np.float32)), "constant"),
     Case("A single slice", of(lambda: t1()[..., :1]), "single slice"),
     Case("A single voxel", of(lambda: np.ones((1, 1, 1), np.float32)), "single slice or line"),
@@ -294,6 +309,7 @@ def test_refused(case: Case, tmp_path: Path, happened: Happened) -> None:
     WARNED,
     Case("sform and qform codes 0", codes(0, 0), "taken to run left, anterior, superior"),
     Case("sform and qform that disagree by 30 mm", codes(1, 1, moved=30), "30 mm apart: the sform is used"),
+    Case("A qform that is no rotation beside a sound sform", qform_of_no_rotation, "is no rotation"),
     Case("A CT in Hounsfield units", of(ct), "Hounsfield"),
     Case("A spine", of(spine), "not the size of a head"),
     Case("An abdomen", of(abdomen), "not the size of a head"),
