@@ -6,13 +6,15 @@
 # make test-monailabel   the bundles in MONAI Label's own server, in an environment of its own
 # make monailabel-pictures  draw docs/images/monai_label*.png anew, from what that server returns
 # make test-elsewhere    federated learning and tracking
+# make test-datasets     each dataset's layout from its folder to the papers' tables, both bundles
 # make test-release      the released archives in an environment with nothing but what they declare
 
 PYTHON ?= python3
 BIN = .venv/bin
 BUNDLE = $(BIN)/python -W ignore -m monai.bundle run --config_file
 
-.PHONY: demo test lint reliability reliability-long test-monailabel monailabel-pictures test-release test-elsewhere clean
+.PHONY: demo test lint reliability reliability-long test-monailabel monailabel-pictures test-release test-elsewhere \
+	test-datasets clean
 
 demo: .venv/installed
 	rm -rf demo/output
@@ -52,6 +54,9 @@ test-release: .venv/installed-dev
 
 test-elsewhere: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/bundles/test_federated.py tests/bundles/test_tracking.py
+
+test-datasets: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "long or not long" tests/experiments/test_datasets_to_tables.py
 
 .venv-monailabel/installed: pyproject.toml constraints.txt tests/annotation/requirements.txt
 	$(PYTHON) -m venv .venv-monailabel

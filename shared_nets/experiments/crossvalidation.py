@@ -147,7 +147,8 @@ class Experiment:
 
     def evaluate(self, fold: int, weights: Path | None = None, name: str = "evaluation") -> Path:
         """
-        Evaluate weights on a fold's held-out cases, or the test cases; one that fails is a row of the table.
+        Evaluate weights on a fold's held-out cases, or the test cases, unless that is done; a case that fails
+        is a row of the table.
 
         Args:
             fold: which.
@@ -158,6 +159,8 @@ class Experiment:
             The table.
         """
         folder = self.evaluation_folder(fold, name)
+        if is_finished(folder / "metrics.csv"):
+            return folder / "metrics.csv"
         kept = "model.pt" if self.weights == "best" else "last.safetensors"
         trained = self.fold_folder(fold) / "models" / kept
         workflow = self.workflow(
@@ -167,10 +170,12 @@ class Experiment:
             weights=str(weights or trained),
             evaluate_on=self.evaluate_on,
         )
+        summary = folder / "summary.csv"
+        summary.unlink(missing_ok=True)  # that of an earlier run with failed cases
         try:
             run(workflow)
         except SystemExit:  # failed cases have been told, and are rows
-            if not (folder / "summary.csv").is_file():
+            if not summary.is_file():  # stopped on the way, or nothing but failed cases
                 raise
         return folder / "metrics.csv"
 

@@ -211,7 +211,8 @@ class Cohort:
             if _in_group():  # the others wait
                 stopped = self._collect(shard, started, stopped)
         self._tell(shard, stopped)
-        if self.finish is not None and self._is_first(shard) and any(r["status"] == "ok" for r in self.rows):
+        whole = not stopped and any(row["status"] == "ok" for row in self.rows)
+        if self.finish is not None and whole and self._is_first(shard):
             self.finish(self.table)
         if code or stopped or any(row["status"] == "failed" for row in self.rows):
             raise SystemExit(code or 1)

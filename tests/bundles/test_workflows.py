@@ -363,6 +363,14 @@ def test_training_keeps_weights_state_and_events(
     assert last["trainer"] == {"epoch": 2, "iteration": 4}
     assert {p.name for p in (output / "models").iterdir()} == {"model.pt", "last.ckpt"}
     assert list(output.glob("events.out.tfevents.*"))
+    # What it takes to repeat the run.
+    run = json.loads((output / "run.json").read_text())
+    assert run["config"] == json.loads((bundles["cnnres"] / "configs" / "train.json").read_text())
+    assert "--max_epochs" in run["command"]
+    assert (run["seed"], run["versions"]["torch"]) == (0, torch.__version__)
+    assert "commit" in run
+    names = [case["name"] for section in run["cases"].values() for case in section]
+    assert sorted(names) == [f"case{n}" for n in range(1, 6)]
     said = done.out.splitlines()
     assert said[0].startswith("Trained for 2 epochs; best validation Dice ")
     assert said[1:] == [f"Weights: {output / 'models' / 'model.pt'}"]

@@ -56,6 +56,16 @@ def test_atlas_r11_merges_masks_and_keeps_a_subjects_sessions_together(tmp_path:
     np.testing.assert_array_equal(loaded["label"][0].numpy(), union)
 
 
+def test_atlas_r11s_normalised_set_in_the_papers_folds(tmp_path: Path) -> None:
+    """229 scans are all that there are, so nothing is remarked; consecutive fifths, as in X-Net's code."""
+    found = read_atlas(trees.atlas_r11_normalised(tmp_path, shape=(2, 2, 2)))
+    assert (found.left_out, found.remarks) == ([], [])
+    items = listed(found, tmp_path / "list.json", split="unshuffled", check=False)["training"]
+    folds = [item["fold"] for item in sorted(items, key=lambda item: item["subject"])]
+    assert folds == sorted(folds)
+    assert [folds.count(fold) for fold in range(5)] == [46, 46, 46, 46, 45]
+
+
 def test_atlas_r20_has_sites_and_a_test_set(tmp_path: Path) -> None:
     found = read_atlas(trees.atlas_r20(tmp_path))
     text = make_data_list(found, tmp_path / "list.json", folds=2, stratify="site", quiet=True)

@@ -45,6 +45,18 @@ def atlas_r11(root: Path, shape: tuple[int, ...] = SMALL) -> Path:
     return root
 
 
+def atlas_r11_normalised(root: Path, shape: tuple[int, ...] = SMALL) -> Path:
+    """The 229 of the X-Net paper, at nine sites, a session each; every tenth with two masks."""
+    for number in range(229):
+        subject = f"{31768 + number:06d}"
+        folder = root / "ATLAS_R1.1" / f"Site{1 + number % 9}" / subject / "t01"
+        scan(folder / f"{subject}_t1w_deface_stx.nii.gz", number=number, shape=shape)
+        for part in range(1 if number % 10 else 2):
+            ending = f"_{part}" if part else ""
+            mask(folder / f"{subject}_LesionSmooth{ending}_stx.nii.gz", number + part, shape)
+    return root
+
+
 def atlas_r20(root: Path, shape: tuple[int, ...] = SMALL) -> Path:
     """Training by site folders, one subject with two sessions; a test scan without mask; an empty mask."""
     for number, (subject, session) in enumerate(

@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 import torch
 
+from shared_nets import evaluation
+from shared_nets.evaluation import measure_case
 from shared_nets.experiments.crossvalidation import Experiment
 from tests.bundles.test_workflows import digest, items
 from tests.commands import ROOT, strokeseg
@@ -128,6 +130,30 @@ def test_killed_at_any_later_moment_it_does_what_is_left(
         pd.testing.assert_frame_equal(run([0]).drop(columns="seconds"), first.drop(columns="seconds"))
         assert all((fold / name).is_file() for name in lost)
         assert checkpoint.stat().st_mtime_ns == trained
+
+
+def test_interrupted_in_an_evaluation_it_stops_and_the_fold_is_not_taken_for_finished(
+    bundles: Folders, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C at the second of two cases; so does SIGTERM, which clusters send."""
+    settings = {"max_epochs": 1, "slices_per_scan": 1, "scans_per_batch": 2}
+    run = Experiment(bundles["cnnres"], data["cnnres"], tmp_path, (), settings, silent={"quiet": True}).run
+    measured = []
+
+    def measure(case: Mapping[str, object]) -> dict[str, object]:
+        measured.append(case["name"])
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return measure_case(case)
+
+    monkeypatch.setattr(evaluation, "measure_case", measure)
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == 130
+    assert not (tmp_path / "fold0" / "evaluation" / "summary.csv").exists()
+    assert not (tmp_path / "fold1").exists()
+    monkeypatch.undo()
+    assert list(run([0])["scan"]) == ["case2", "case4"]
 
 
 def test_sections_are_trained_once_and_judged_on_the_test(

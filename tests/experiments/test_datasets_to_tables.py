@@ -11,6 +11,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from shared_nets.experiments.methods import METHODS, Comparison
 from tests.bundles.test_workflows import config, items
 from tests.commands import bundle, strokeseg
 from tests.data import trees as datasets
@@ -21,6 +22,9 @@ long = pytest.mark.long
 SETS = [
     pytest.param("xnet", "atlas", datasets.atlas_r11, [], id="atlas-r1.1"),
     pytest.param("cnnres", "isles2022", datasets.isles2022, [], id="isles2022"),
+    pytest.param(
+        "xnet", "atlas", datasets.atlas_r11_normalised, ["--split", "unshuffled"], id="r1.1-229", marks=long
+    ),
     pytest.param("xnet", "atlas", datasets.atlas_r20, ["--stratify", "site"], id="atlas-r2.0", marks=long),
     pytest.param(
         "cnnres", "spes", datasets.spes, ["--channel", "DWI", "--channel", "T2"], id="spes", marks=long
@@ -51,6 +55,33 @@ def test_from_a_datasets_folder_to_a_table(
     assert dict(zip(table["scan"], table["fold"], strict=True)) == {i["name"]: i["fold"] for i in listed}
     assert (table["status"] == "ok").all()
     assert "dice" in done.out
+
+
+@long
+@pytest.mark.parametrize(
+    ("name", "reader", "tree", "options"), [pytest.param(*one.values, id=one.id) for one in SETS]
+)
+def test_from_a_datasets_folder_to_the_papers_table(
+    tmp_path: Path, name: str, reader: str, tree: Callable[[Path], Path], options: list[str]
+) -> None:
+    """`strokeseg table` trains every network of the table for two epochs; pixels are large for its sake."""
+    data = tmp_path / "list.json"
+    done = strokeseg(
+        "datalist", reader, tree(tmp_path / "set"), "--output", data, "--folds", 2, "--quiet", *options
+    )
+    assert done.code == 0, done.err
+    which = "ablation" if name == "xnet" else "acute"
+    settings = ["max_epochs=2", "spacing=[12.0, 12.0, -1.0]", "window=[16, 16]"]
+    done = strokeseg(
+        "table", which, data, "--recipe", "comparison.json", "--fold", 0, "--output", tmp_path, "--quiet",
+        *(word for setting in settings for word in ("--set", setting)),
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    rows = pd.read_csv(tmp_path / f"{which}.csv")
+    assert list(rows["method"]) == [method.name for method in METHODS[Comparison(which)]]
+    held_out = sum(item["fold"] == 0 for item in json.loads(data.read_text())["training"])
+    assert (rows["cases"] == held_out).all()
+    assert (rows["epochs"] == 2).all()
 
 
 @long
