@@ -208,7 +208,7 @@ def probability_on(
     parallel = _distances(to_here, size)[:, :3][~np.eye(3, dtype=bool)].max() < SAME_PLACE
     odds = rescale(odds, to_here, size) if parallel else _resample(odds, to_here, size)
     back = odds.sigmoid_().sub_(UNCERTAINTY).div_(1 - 2 * UNCERTAINTY).clamp_(0, 1)
-    return F.threshold_(back, NEGLIGIBLE, 0)  # air, which rounding left at 1e-8
+    return F.threshold(back, NEGLIGIBLE, 0, inplace=True)  # air, which rounding left at 1e-8
 
 
 def rescale(volume: torch.Tensor, to_here: NDArray[np.float64], size: tuple[int, ...]) -> torch.Tensor:
