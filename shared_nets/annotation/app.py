@@ -18,6 +18,23 @@ from shared_nets.annotation.uncertainty import MostUncertain, UncertaintyScoring
 DESCRIPTION = "Stroke lesions on brain MRI. Research use only, not a medical device."
 
 
+class TrainTask(BundleTrainTask):
+    """MONAI Label's training of a bundle, with what 3D Slicer may ask of it."""
+
+    def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
+        """
+        Args:
+            request: MONAI Label's settings of a training. An empty ``run_id``, which Slicer sends, means the
+                bundle's own: taken literally it names the whole config, and the bundle is trained twice.
+            datastore: MONAI Label's store of scans and labels.
+        """
+        return super().__call__({**request, "run_id": request.get("run_id") or "run"}, datastore)
+
+    def _load_checkpoint(self, model_pytorch: str, pretrained: bool, train_handlers: list[Any]) -> None:
+        if pretrained:  # without, MONAI Label asks whether a file without a name exists
+            super()._load_checkpoint(model_pytorch, pretrained, train_handlers)
+
+
 class LesionApp(MONAILabelApp):
     """
     Every bundle under the app's ``model`` folder, for segmentation and for training, with active learning.
@@ -59,7 +76,7 @@ class LesionApp(MONAILabelApp):
         """The bundles' train.json."""
         # MONAI Label's training process adds to this variable without looking whether it is there.
         os.environ.setdefault("PYTHONPATH", "")
-        return {name: BundleTrainTask(folder, self.conf) for name, folder in self.bundles.items()}
+        return {name: TrainTask(folder, self.conf) for name, folder in self.bundles.items()}
 
     def init_strategies(self) -> dict[str, Any]:
         """Ways to choose the next scan."""

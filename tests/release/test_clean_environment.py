@@ -18,7 +18,8 @@ import torch
 from tests.commands import ROOT, strokeseg
 from tests.conftest import NETWORKS
 
-pytestmark = pytest.mark.long
+# The install takes what the network and the disk take.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
 SMALL = ["--spacing", "[6.0,6.0,-1.0]", "--window", "[32,32]"]
 
