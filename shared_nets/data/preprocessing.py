@@ -80,8 +80,8 @@ def cranium_mask(image: Array) -> Array:
             MetaTensor tells its voxel size, others are taken for 1 mm.
 
     Returns:
-        bool (1, X, Y, Z) of the same kind and device: `head_mask` down to 160 mm under its top, or all where there
-        is no head.
+        bool (1, X, Y, Z) of the same kind and device: `head_mask` down to 160 mm under its top, or all
+        where there is no head.
     """
     mask = head_mask(image)
     shown = torch.as_tensor(mask).any(dim=(0, 1, 2)).nonzero()
