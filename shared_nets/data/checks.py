@@ -346,7 +346,9 @@ def _find_head(
     to_mm = affine @ np.diag([*steps, 1])
     image = MetaTensor(torch.from_numpy(coarse[None]), affine=torch.from_numpy(to_mm))
     head = head_mask(image)[0].numpy()
-    return coarse, head, np.ptp(apply_affine(to_mm, np.argwhere(head)), axis=0)
+    places = apply_affine(to_mm, np.argwhere(head))
+    # Every few voxels may be all of one value, where others are not.
+    return coarse, head, np.ptp(places, axis=0) if len(places) else np.zeros(3)
 
 
 def check_same_head(

@@ -80,7 +80,8 @@ def cranium_mask(image: Array) -> Array:
             MetaTensor tells its voxel size, others are taken for 1 mm.
 
     Returns:
-        bool (1, X, Y, Z) of the same kind and device: `head_mask` down to 160 mm under its top.
+        bool (1, X, Y, Z) of the same kind and device: `head_mask` down to 160 mm under its top, or all
+        where there is no head.
     """
     mask = head_mask(image)
     shown = torch.as_tensor(mask).any(dim=(0, 1, 2)).nonzero()
@@ -88,6 +89,8 @@ def cranium_mask(image: Array) -> Array:
     if len(shown):
         lowest = int(shown.max()) + 1 - round(CRANIUM_MM / thickness)
         mask[..., : max(0, lowest)] = False
+    else:
+        mask[:] = True  # nothing to crop to: a lone bright voxel is lost between coarse pixels
     return mask
 
 

@@ -83,6 +83,9 @@ def test_name_and_modality_of_a_file(file: str, name: str, modality: str | None)
     assert modality_of(f"/somewhere/{file}") == modality
 
 
+@pytest.mark.reliability(
+    "Bad input", "Two scans of one name, in different folders", "Each has a name of its own in the results."
+)
 def test_same_name_in_different_folders_gets_the_folder_before_it(make: Any) -> None:
     root = make("a/x/T1.nii.gz", "b/x/T1.nii.gz", "b/y/other.nii.gz")
     found = find_cases([root / "a/x", root / "b/x", root / "b/y"])

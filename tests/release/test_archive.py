@@ -224,6 +224,12 @@ def test_a_harmless_archive_is_unpacked_once(tmp_path: Path) -> None:
         unpack(archive, tmp_path / "out")
 
 
+def archive(done: str) -> pytest.MarkDecorator:
+    return pytest.mark.reliability(
+        "Weights and configs", done, "Refused in one sentence; nothing of it is unpacked."
+    )
+
+
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
@@ -238,6 +244,7 @@ def test_a_harmless_archive_is_unpacked_once(tmp_path: Path) -> None:
     ],
     ids=["parent", "parent at once", "absolute", "backslash", "drive", "two roots", "no root", "many"],
 )
+@archive("An archive with paths that lead out of its folder")
 def test_an_archive_that_leads_elsewhere_is_refused(
     tmp_path: Path, entries: Mapping[str, bytes], said: str
 ) -> None:
@@ -248,12 +255,14 @@ def test_an_archive_that_leads_elsewhere_is_refused(
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
+@archive("An archive with links or devices")
 def test_links_and_devices_are_refused(tmp_path: Path, kind: int) -> None:
     archive = packed(tmp_path / "a.zip", {"b/x": b"/etc/passwd"}, {"b/x": kind | 0o777})
     with pytest.raises(UsageError, match="is a link or device"):
         unpack(archive, tmp_path / "out")
 
 
+@archive("A small archive that says it unpacks to more than a bundle holds")
 def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.zip", {"b/zeros": bytes(100)})
     # The directory at the archive's end claims another size.
@@ -266,6 +275,7 @@ def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path) -> None:
         unpack(path, tmp_path / "out")
 
 
+@archive("A small archive that unpacks to more than it says")
 def test_a_bomb_that_lies_about_its_size_is_not_unpacked(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.zip", {"b/zeros": bytes(2**24)})
     assert path.stat().st_size < 20_000

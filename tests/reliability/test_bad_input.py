@@ -160,6 +160,12 @@ def one_huge() -> np.ndarray:
     return array
 
 
+def one_bright() -> np.ndarray:
+    array = np.zeros((96, 96, 36), np.float32)
+    array[49, 47, 17] = 100
+    return array
+
+
 def ct() -> np.ndarray:
     return np.where(t1() == 0, -1000, 30 + 5 * t1()).astype(np.int16)
 
@@ -313,6 +319,9 @@ def test_refused(case: Case, tmp_path: Path, happened: Happened) -> None:
     Case("A CT in Hounsfield units", of(ct), "Hounsfield"),
     Case("A spine", of(spine), "not the size of a head"),
     Case("An abdomen", of(abdomen), "not the size of a head"),
+    Case(
+        "Air with one bright voxel", of(one_bright, affine((2, 2, 2), (96, 96, 36))), "not the size of a head"
+    ),
     Case("A uniform phantom", of(phantom), "like a phantom"),
     Case("A DWI given to X-Net, by its name", named("bad_dwi.nii.gz"), "its name says DWI"),
     Case("A T2w given to X-Net, by its name", named("bad_T2w.nii.gz"), "another contrast"),
