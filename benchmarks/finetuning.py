@@ -40,10 +40,11 @@ def main(
     kind: Annotated[str, typer.Option(help=f"What is changed: {', '.join(KINDS)}.")] = "noise",
     amount: Annotated[float, typer.Option(help="How much of it.")] = 0.1,
     epochs: Annotated[int, typer.Option(min=1, help="Of fine-tuning.")] = 20,
+    test_cases: Annotated[int | None, typer.Option(min=1, help="The first so many; all by default.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle folder.")] = None,
 ) -> None:
     """Change the scans, fine-tune, and write the tables."""
-    data = other_scanner(dataset, runs, kind, amount)
+    data = other_scanner(dataset, runs, kind, amount, test_cases)
     command = [
         "finetune", str(data), "--model", model.value, "--output", str(runs / "run"), "--evaluate-on", "test",
         "--set", f"max_epochs={epochs}", "--set", f"val_interval={min(5, epochs)}",
@@ -70,14 +71,14 @@ def main(
     print(text)
 
 
-def other_scanner(dataset: Path, runs: Path, kind: str, amount: float) -> Path:
+def other_scanner(dataset: Path, runs: Path, kind: str, amount: float, tests: int | None = None) -> Path:
     """The dataset's cases changed, as new files with a data list of labelled and test cases."""
     path = runs / "datalist.json"
     if not path.is_file():
         listed = json.loads((dataset / "datalist.json").read_text())["training"]
         chosen = {
             "training": [case for case in listed if case["fold"] < 2][:LABELLED],
-            "test": [case for case in listed if case["fold"] >= 2],
+            "test": [case for case in listed if case["fold"] >= 2][:tests],
         }
         scans = (runs / "scans").absolute()
         sections: dict[str, list[dict[str, Any]]] = {
