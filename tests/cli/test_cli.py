@@ -390,12 +390,14 @@ def test_sigterm_ends_in_a_sentence_and_the_next_run_continues(
     out = tmp_path / "out"
     running = start("shared_nets.cli", *predict(bundles, out, "--quiet", dataset))
     wait_for(out / "sub-1" / "anat" / "sub-1_label-lesion_mask.json", running)
+    assert running.process.pid
+    os.kill(running.process.pid, signal.SIGSTOP)  # so that it cannot end before the second run looks
     refused = strokeseg(*predict(bundles, out, dataset))
     assert refused.code == 1
     assert f"{out} is being written by another run" in refused.err
     assert len(refused.err.splitlines()) == 1
-    assert running.process.pid
     os.kill(running.process.pid, signal.SIGTERM)
+    os.kill(running.process.pid, signal.SIGCONT)
     done = running.wait()
     assert done.code == 143
     (told,) = done.err.splitlines()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from shared_nets.inference.records import software
 from tests.commands import ROOT
 
 # From Linux's sched.h and mount.h.
@@ -134,8 +135,11 @@ def nobody() -> Iterator[Path]:
         if os.geteuid() != 0:
             yield folder
             return
+        software()  # what it imports late is out of reach then, if Python lies in a private folder
         os.seteuid(65534)
         try:
+            if not os.access(ROOT, os.R_OK | os.X_OK, effective_ids=True):
+                pytest.skip("this clone lies in a private folder, so that no other user can run it")
             yield folder
         finally:
             os.seteuid(0)
