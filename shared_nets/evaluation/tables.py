@@ -204,19 +204,12 @@ def write_summary(table_csv: str | Path, output_csv: str | Path, **options: Any)
     return summary
 
 
-def tell_summary(table_csv: str | Path) -> None:
+def tell_summary(table_csv: str | Path, output_csv: str | Path) -> None:
     """
-    Summarise a table of cases into ``summary.csv`` beside it, and print the summary.
-
-    Args:
-        table_csv: see `write_summary`.
-
-    Raises:
-        StrokeSegError: as `write_summary`.
+    Write the summary of a table of cases, and print it; arguments and errors as of `write_summary`.
     """
-    output = Path(table_csv).with_name("summary.csv")
-    print(summary_text(write_summary(table_csv, output)))
-    print(f"Summary: {output.resolve()}")
+    print(summary_text(write_summary(table_csv, output_csv)))
+    print(f"Summary: {Path(output_csv).resolve()}")
 
 
 def summary_text(summary: pd.DataFrame) -> str:

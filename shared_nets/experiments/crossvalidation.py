@@ -170,12 +170,10 @@ class Experiment:
             weights=str(weights or trained),
             evaluate_on=self.evaluate_on,
         )
-        summary = folder / "summary.csv"
-        summary.unlink(missing_ok=True)  # that of an earlier run with failed cases
         try:
             run(workflow)
         except SystemExit:  # failed cases have been told, and are rows
-            if not summary.is_file():  # stopped on the way, or nothing but failed cases
+            if not (folder / "summary.csv").is_file():  # stopped on the way, or nothing but failed cases
                 raise
         return folder / "metrics.csv"
 

@@ -132,8 +132,9 @@ class Cohort:
         table: the table's file name.
         measures: functions from the finished case (everything loaded and everything that came out) to
             further columns, placed before ``seconds``.
-        finish: called with the finished table's path, when at least one scan was done: evaluation writes
-            its summary.
+        summary: the file name of the table's summary. One of an earlier run is removed first.
+        summarise: called with the paths of the finished table and of its summary, when at least one scan was
+            done.
         records: finds and writes what made each result.
         shard: which part of the scans this process does: ``"auto"``, ``"none"`` or ``"1/3"``.
         quiet: no progress bar and no summary; failures are still told.
@@ -149,7 +150,8 @@ class Cohort:
         output_dir: str | Path,
         table: str = "lesions.csv",
         measures: Sequence[Callable[[Case], Mapping[str, Any]]] = (),
-        finish: Callable[[Path], Any] | None = None,
+        summary: str = "summary.csv",
+        summarise: Callable[[Path, Path], Any] | None = None,
         records: Records | None = None,
         shard: str = "auto",
         quiet: bool = False,
@@ -161,7 +163,8 @@ class Cohort:
         self.output_dir = Path(output_dir)
         self.table = self.output_dir / table
         self.measures = tuple(measures)
-        self.finish = finish
+        self.summary = self.output_dir / summary
+        self.summarise = summarise
         self.records = records
         self.shard = shard
         self.quiet = quiet or json_lines
@@ -197,6 +200,8 @@ class Cohort:
                 _silent_about_plans(self.debug),
             ):
                 self._say_what_runs(shard, started)
+                if self.summarise is not None:
+                    self.summary.unlink(missing_ok=True)
                 try:
                     self._run_all(shard)
                 except KeyboardInterrupt as interrupt:
@@ -212,8 +217,8 @@ class Cohort:
                 stopped = self._collect(shard, started, stopped)
         self._tell(shard, stopped)
         whole = not stopped and any(row["status"] == "ok" for row in self.rows)
-        if self.finish is not None and whole and self._is_first(shard):
-            self.finish(self.table)
+        if self.summarise is not None and whole and self._is_first(shard):
+            self.summarise(self.table, self.summary)
         if code or stopped or any(row["status"] == "failed" for row in self.rows):
             raise SystemExit(code or 1)
         return self.rows

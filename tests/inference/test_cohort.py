@@ -260,6 +260,21 @@ def test_the_table_is_there_after_each_scan_and_survives_an_interruption(
         assert nib.load(path).get_fdata().shape == (30, 30, 8)
 
 
+def test_interrupted_it_leaves_no_summary_of_an_earlier_run(tmp_path: Path) -> None:
+    def summarise(table: Path, summary: Path) -> None:
+        summary.write_text(f"{len(pd.read_csv(table))} scans")
+
+    def interrupt(case: dict[str, Any]) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    output, cases = tmp_path / "out", [save(tmp_path, name) for name in "ab"]
+    cohort(cases, output, summarise=summarise, quiet=True).run()
+    assert (output / "summary.csv").read_text() == "2 scans"
+    with pytest.raises(SystemExit):
+        cohort(cases, output, measures=[interrupt], summarise=summarise, quiet=True).run()
+    assert not (output / "summary.csv").exists()
+
+
 def test_a_folder_that_cannot_be_written_stops_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -181,6 +181,22 @@ def test_a_prediction_asked_to_end(tree: Path, tmp_path: Path, number: int, happ
     assert len(list(tmp_path.glob("*_mask.nii.gz"))) < SCANS
 
 
+@pytest.mark.reliability("Crash safety", "Ctrl-C or SIGTERM in an experiment", ENDS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_experiment_asked_to_end(
+    tree: Path, crossvalidated: Path, tmp_path: Path, number: int, happened: Happened
+) -> None:
+    running = experiment(tree, tmp_path)
+    wait_for(tmp_path / "fold0" / "models" / "last.ckpt", running)
+    done = ended_by(running, number)
+    happened(told(done))
+    check_whole(tmp_path)
+    assert stages_in(tmp_path) < 2 * len(STAGES)
+    done = experiment(tree, tmp_path).wait()
+    assert done.code == 0, done.err
+    check_same_experiment(tmp_path, crossvalidated)
+
+
 def wait_for(path: Path, running: Running) -> None:
     """Until the file is there, or the run has ended."""
     while not path.exists() and running.process.is_alive():
@@ -226,6 +242,21 @@ def test_a_second_prediction_is_refused(
     done = first.wait()
     assert done.code == 0, done.err
     check_same_results(tmp_path, segmented)
+
+
+@pytest.mark.reliability("Crash safety", "Two experiments in one output folder", ALONE)
+@pytest.mark.parametrize("moment", ["run.json", "evaluation/metrics.csv"], ids=["training", "evaluation"])
+def test_a_second_experiment_is_refused(
+    tree: Path, crossvalidated: Path, tmp_path: Path, moment: str, happened: Happened
+) -> None:
+    first = experiment(tree, tmp_path)
+    wait_for(tmp_path / "fold0" / moment, first)
+    second = while_stopped(first, lambda: experiment(tree, tmp_path).wait())
+    assert refused(second, (tmp_path / "fold0" / moment).parent)
+    happened(told(second).replace(str(tmp_path), "out"))
+    done = first.wait()
+    assert done.code == 0, done.err
+    check_same_experiment(tmp_path, crossvalidated)
 
 
 def while_stopped(running: Running, run: Callable[[], Done]) -> Done:
