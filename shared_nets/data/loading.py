@@ -124,7 +124,8 @@ class LoadScand(MapTransform):
         if second is None:
             return np.zeros_like(scan.array)
         moving = read_scan(second)
-        check_contrast(moving.path, self.modalities[1])
+        if Path(moving.path).name != Path(scan.path).name:  # MONAI Label's FLAIR bears the name of its DWI
+            check_contrast(moving.path, self.modalities[1])
         resampled = resample_to(moving, scan)
         check_same_head(scan.array[0], scan.affine, scan.path, moving.array[0], moving.affine, moving.path)
         return resampled

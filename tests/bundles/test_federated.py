@@ -38,6 +38,11 @@ SITES: dict[str, Sequence[Kind]] = {
     "cnnres": ({"DWI": 2.5, "FLAIR": 1.0}, {"DWI": 1.0, "FLAIR": 2.5}),  # fresh; old enough for FLAIR alone
 }
 SLIM = (8, 12, 16, 24, 32)  # the networks' widths
+# Of the common start. CNN-Res's Dice alone can lead to empty masks, from which none comes back, at larger steps.
+START = {
+    "xnet": {"epochs": 60, "learning_rate": 0.003},
+    "cnnres": {"epochs": 60, "learning_rate": 0.001},
+}
 ROUNDS = 3
 # Short rounds from common weights: small steps, and the batch norms' statistics stay the common ones.
 AT_A_SITE = {"epochs": 8, "learning_rate": 0.001, "frozen": "batch_norm"}
@@ -108,7 +113,7 @@ def common_start(name: str, folder: Path, place: Path, seed: int) -> Weights:
     torch.manual_seed(seed)
     network = NETWORKS[name](in_channels=len(PUBLIC[name][0]))
     data = site(place / "public", PUBLIC[name], 1000 * seed + 700)
-    algo = client(folder, data, place / "start", 60, learning_rate=0.003, seed=seed)
+    algo = client(folder, data, place / "start", seed=seed, **START[name])
     for module in algo.trainer.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1  # X-Net's 0.01 follows too slowly for so few steps

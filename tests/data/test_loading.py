@@ -249,6 +249,12 @@ def test_a_sibling_in_the_folder_flair(write_scan: Any) -> None:
     assert image.meta["filename_or_obj"] == dwi
 
 
+def test_a_sibling_may_bear_the_name_of_its_dwi(write_scan: Any, recwarn: pytest.WarningsRecorder) -> None:
+    write_scan("flair/sub-01_dwi.nii.gz", voxels())
+    load(str(write_scan("sub-01_dwi.nii.gz", voxels())), PAIR)
+    assert not [one for one in recwarn if "taken for" in str(one.message)]
+
+
 def test_scans_that_do_not_overlap(write_scan: Any) -> None:
     far = head_affine()
     far[0, 3] += 500

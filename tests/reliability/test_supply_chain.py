@@ -125,7 +125,7 @@ def test_wheel_and_source_archive(tmp_path: Path, ending: str, happened: Happene
         python.parent / "strokeseg", "predict", ROOT / "demo" / "chronic", "--model", "xnet",
         "--bundle", ROOT / "xnet_bundle", "--output", tmp_path / "out", cwd=tmp_path,
     )  # fmt: skip
-    assert (tmp_path / "out" / "sub-M2299_T1w_label-lesion_mask.nii.gz").is_file()
+    assert (tmp_path / "out" / "sub-M2299_label-lesion_mask.nii.gz").is_file()
     where = run(python, "-c", "import shared_nets; print(shared_nets.__file__)", cwd=tmp_path).stdout
     assert ".venv-empty" in where
     happened(done.stdout.splitlines()[0])
