@@ -40,6 +40,7 @@ from shared_nets.simulation import (
     scan_anatomy,
     t1_contrast,
 )
+from shared_nets.training.speed import half_pays
 
 SAVE_SECONDS = 180
 TELL_SECONDS = 60
@@ -346,7 +347,8 @@ class Run:
             group["lr"] = self.learning_rate * schedule(self.steps, progress)
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         features: list[Tensor] = []
-        with torch.autocast("cpu", torch.bfloat16), _inputs_of(self.head, features):
+        half = torch.autocast("cpu", torch.bfloat16, enabled=half_pays("cpu"))
+        with half, _inputs_of(self.head, features):
             logits = self.network(image)
             tissues = self.tissue_head(features[0])
         loss = detection_loss(logits.float(), batch["label"], batch["tissue"])
