@@ -145,8 +145,8 @@ def anatomy_of(
     depth = np.clip(outside - inside, -FAR_MM, FAR_MM)
     near = [FAR_MM - _distance(part, spacing)[None] for part in _ventricles(tissues[CSF], affine)]
     maps = np.concatenate([tissues, scan[None] / level, FAR_MM - depth[None], *near]).astype(np.float32)
-    # In memory the maps of a voxel lie side by side, then the voxels of an axial slice: it is sampled eight times
-    # as fast as from the usual order.
+    # In memory the maps of a voxel lie side by side, then the voxels of an axial slice: sampling one is eight
+    # times as fast as from the usual order.
     sliced = torch.from_numpy(maps).permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
     return Anatomy(name, sliced, affine, has_head)
 
