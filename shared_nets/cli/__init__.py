@@ -22,7 +22,7 @@ from shared_nets.cli import (
     simulate,
     weights,
 )
-from shared_nets.errors import tell_errors_in_words
+from shared_nets.errors import causes, tell_errors_in_words
 
 app = typer.Typer(
     help="Stroke lesions on brain MRI. Research use only, not a medical device.",
@@ -64,4 +64,11 @@ def common(
 def main() -> None:
     """Entry point of the ``strokeseg`` command."""
     tell_errors_in_words()
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        # Typer makes an exit of an interruption, and says nothing of what is left.
+        for error in causes(end):
+            if isinstance(error, KeyboardInterrupt):
+                raise error from None
+        raise

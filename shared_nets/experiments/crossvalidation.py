@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class Experiment:
         Raises:
             UsageError: see `check`.
             StrokeSegError: if a fold cannot be trained.
+            KeyboardInterrupt: if it is interrupted; its message tells how to go on.
         """
         folds = read_folds(self.data) if folds is None else folds
         self.check(folds)
@@ -69,8 +71,13 @@ class Experiment:
         for fold in folds:
             table = self.evaluation_folder(fold) / "metrics.csv"
             if not is_finished(table):
-                self.train(fold)
-                self.evaluate(fold)
+                try:
+                    self.train(fold)
+                    self.evaluate(fold)
+                except KeyboardInterrupt as error:
+                    raise KeyboardInterrupt(
+                        f"Interrupted in fold {fold}; run the same command again to go on with it."
+                    ) from error
             parts.append(pd.read_csv(table).assign(fold=fold))
         return pd.concat(parts, ignore_index=True)
 
@@ -184,6 +191,7 @@ class Experiment:
 
     def workflow(self, more: Sequence[str], fold: int, **settings: Any) -> ConfigWorkflow:
         """The bundle's workflow for one fold: train.json, the recipes, and more of the bundle's configs."""
+        logging.getLogger("monai.bundle.workflows").addFilter(_is_of_use)
         files = [self.train_config, *self.recipes, *(self.bundle / "configs" / name for name in more)]
         return ConfigWorkflow(
             config_file=[str(file) for file in files],
@@ -195,6 +203,11 @@ class Experiment:
             **self.settings,
             **self.silent,
         )
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Not MONAI's remark that a recipe lies elsewhere than train.json, which is what recipes are for."""
+    return not record.getMessage().startswith("Not all config files are in")
 
 
 def is_finished(table: Path) -> bool:

@@ -38,7 +38,7 @@ SITES: dict[str, Sequence[Kind]] = {
     "cnnres": ({"DWI": 2.5, "FLAIR": 1.0}, {"DWI": 1.0, "FLAIR": 2.5}),  # fresh; old enough for FLAIR alone
 }
 SLIM = (8, 12, 16, 24, 32)  # the networks' widths
-# Of the common start. By larger steps CNN-Res's Dice alone can lead to empty masks, from which none comes back.
+# Of the common start. At a larger rate CNN-Res's Dice alone can lead to empty masks, and none comes back.
 START = {
     "xnet": {"epochs": 60, "learning_rate": 0.003},
     "cnnres": {"epochs": 60, "learning_rate": 0.001},

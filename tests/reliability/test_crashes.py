@@ -189,6 +189,7 @@ def test_an_experiment_asked_to_end(
     running = experiment(tree, tmp_path)
     wait_for(tmp_path / "fold0" / "models" / "last.ckpt", running)
     done = ended_by(running, number)
+    assert "run the same command again" in told(done) or "run again to continue" in told(done)
     happened(told(done))
     check_whole(tmp_path)
     assert stages_in(tmp_path) < 2 * len(STAGES)
