@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 300  # a command that takes longer hangs
+SECONDS = 850  # a command that takes longer hangs; pytest ends a test after 900
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(

@@ -18,6 +18,7 @@ from tests.data import trees as datasets
 
 Folders = Mapping[str, Path]
 long = pytest.mark.long
+pytestmark = pytest.mark.timeout(3600)  # several commands, on a busy machine
 
 SETS = [
     pytest.param("xnet", "atlas", datasets.atlas_r11, [], id="atlas-r1.1"),
