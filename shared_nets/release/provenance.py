@@ -56,12 +56,13 @@ def _file(path: Path, bundle: Path | None) -> dict[str, str]:
     state = read_state(path)
     digest = sha256(path)
     released = released_sha256(bundle) if bundle else {}
-    trained = sum(t.numel() for key, t in state.items() if not _is_statistic(key))
+    values = {key: t.numel() for key, t in state.items() if not key.endswith("num_batches_tracked")}
+    statistics = sum(n for key, n in values.items() if key.endswith(("running_mean", "running_var")))
     lines = {
         "file": f"{path} ({path.stat().st_size / 1e6:.1f} MB)",
         "sha256": digest,
         "network": guess_network(state) or "none of this package's",
-        "values": f"{trained:,} trained, {sum(t.numel() for t in state.values()) - trained:,} statistics",
+        "values": f"{sum(values.values()) - statistics:,} trained, {statistics:,} statistics",
         "precision": ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in state.values()})),
     }
     if released:
@@ -70,10 +71,6 @@ def _file(path: Path, bundle: Path | None) -> dict[str, str]:
             "yes, the SHA-256 is in metadata.json" if same else "no, changed since the release"
         )
     return lines
-
-
-def _is_statistic(key: str) -> bool:
-    return key.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
 def _text(value: Any) -> str:

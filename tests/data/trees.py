@@ -45,9 +45,9 @@ def atlas_r11(root: Path, shape: tuple[int, ...] = SMALL) -> Path:
     return root
 
 
-def atlas_r11_normalised(root: Path, shape: tuple[int, ...] = SMALL) -> Path:
-    """The 229 of the X-Net paper, at nine sites, a session each; every tenth with two masks."""
-    for number in range(229):
+def atlas_r11_normalised(root: Path, shape: tuple[int, ...] = SMALL, subjects: int = 229) -> Path:
+    """The 229 of the X-Net paper (or the first of them), at nine sites; every tenth with two masks."""
+    for number in range(subjects):
         subject = f"{31768 + number:06d}"
         folder = root / "ATLAS_R1.1" / f"Site{1 + number % 9}" / subject / "t01"
         scan(folder / f"{subject}_t1w_deface_stx.nii.gz", number=number, shape=shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -67,6 +68,8 @@ def test_from_a_datasets_folder_to_the_papers_table(
 ) -> None:
     """`strokeseg table` trains every network of the table for two epochs; pixels are large for its sake."""
     data = tmp_path / "list.json"
+    if tree is datasets.atlas_r11_normalised:
+        tree = partial(tree, subjects=20)
     done = strokeseg(
         "datalist", reader, tree(tmp_path / "set"), "--output", data, "--folds", 2, "--quiet", *options
     )
