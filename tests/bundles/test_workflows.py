@@ -507,7 +507,7 @@ def test_two_processes_train_and_evaluate(trees: Folders, bundles: Folders, tmp_
 
     def start(workflow: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         command = [*map(str, [*launch, workflow, *common, *arguments])]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
 
     done = start(
         "training", "--config_file", config(folder, "train", "multi_gpu_train"), "--max_epochs", 1,

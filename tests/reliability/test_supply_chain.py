@@ -70,7 +70,17 @@ def versions(python: Path) -> dict[str, str]:
 def suite_passes(python: Path) -> str:
     """Run the default suite there as ``make test`` does; the last line of what pytest says."""
     parallel = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
-    words = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not long", *parallel)
+    words = (
+        "-m",
+        "pytest",
+        "-q",
+        "--disable-warnings",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not long",
+        *parallel,
+    )
     done = run(python, *words, check=False)
     last = (done.stdout.strip().splitlines() or [""])[-1]
     assert done.returncode == 0, f"{done.stdout[-5000:]}\n{done.stderr[-2000:]}"
