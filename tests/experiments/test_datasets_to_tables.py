@@ -69,7 +69,7 @@ def test_from_a_datasets_folder_to_the_papers_table(
     """`strokeseg table` trains every network of the table for two epochs; pixels are large for its sake."""
     data = tmp_path / "list.json"
     if tree is datasets.atlas_r11_normalised:
-        tree = partial(tree, subjects=20)
+        tree = partial(tree, subjects=9)
     done = strokeseg(
         "datalist", reader, tree(tmp_path / "set"), "--output", data, "--folds", 2, "--quiet", *options
     )
