@@ -69,8 +69,9 @@ def versions(python: Path) -> dict[str, str]:
 
 def suite_passes(python: Path) -> str:
     """Run the default suite there as ``make test`` does; how many tests passed, or were skipped."""
-    options = "-q --disable-warnings -p no:cacheprovider -n auto --maxprocesses 4 --dist loadfile".split()
-    done = run(python, "-m", "pytest", "-m", "not long", *options, check=False)
+    parallel = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+    quiet = ("-q", "--disable-warnings", "-p", "no:cacheprovider")
+    done = run(python, "-m", "pytest", "-m", "not long", *quiet, *parallel, check=False)
     last = (done.stdout.strip().splitlines() or [""])[-1]
     assert done.returncode == 0, f"{done.stdout[-5000:]}\n{done.stderr[-2000:]}"
     return ", ".join(re.findall(r"\d+ (?:passed|skipped)", last))
