@@ -41,6 +41,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "reliability(kind, done, promise): a row of the table in docs/reliability.md"
     )
     if config.getoption("--reliability-table"):
+        if config.args_source is pytest.Config.ArgsSource.ARGS:
+            raise pytest.UsageError(
+                "--reliability-table: choose tests with -k, not by files: rows of all others would be lost"
+            )
         config.pluginmanager.register(TableWriter(config), "reliability-table-writer")
 
 
