@@ -202,7 +202,7 @@ def finetune(
         raise typer.BadParameter(str(error)) from error
     import pandas as pd
 
-    from shared_nets.experiments.crossvalidation import Experiment
+    from shared_nets.experiments.crossvalidation import Experiment, telling_how_to_go_on
     from shared_nets.experiments.tables import OVERLAPS, paired_p
 
     start = pretrained or folder / "models" / "model.pt"
@@ -210,9 +210,10 @@ def finetune(
     silent = {"quiet": quiet, "debug": debug}
     tuning = Experiment(folder, data, output, recipes, tuned | settings, "best", evaluate_on.value, silent)
     tuning.check([fold])
-    before = pd.read_csv(tuning.evaluate(fold, start, "before")).set_index("scan")
-    tuning.train(fold)
-    after = pd.read_csv(tuning.evaluate(fold, None, "after")).set_index("scan")
+    with telling_how_to_go_on(fold):
+        before = pd.read_csv(tuning.evaluate(fold, start, "before")).set_index("scan")
+        tuning.train(fold)
+        after = pd.read_csv(tuning.evaluate(fold, None, "after")).set_index("scan")
     done = (before["status"] == "ok") & (after["status"] == "ok")
     before, after = before[done], after[done]
     which = "held-out" if evaluate_on is EvaluateOn.validation else "test"

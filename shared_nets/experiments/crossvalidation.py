@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from shared_nets.data import read_folds
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.files import write_bytes
+from shared_nets.inference.cohort import SUMMARY
 from shared_nets.release.weights import save_weights
 from shared_nets.training.record import environment, file_digest
 
@@ -71,13 +73,9 @@ class Experiment:
         for fold in folds:
             table = self.evaluation_folder(fold) / "metrics.csv"
             if not is_finished(table):
-                try:
+                with telling_how_to_go_on(fold):
                     self.train(fold)
                     self.evaluate(fold)
-                except KeyboardInterrupt as error:
-                    raise KeyboardInterrupt(
-                        f"Interrupted in fold {fold}; run the same command again to go on with it."
-                    ) from error
             parts.append(pd.read_csv(table).assign(fold=fold))
         return pd.concat(parts, ignore_index=True)
 
@@ -180,7 +178,7 @@ class Experiment:
         try:
             run(workflow)
         except SystemExit:  # failed cases have been told, and are rows
-            if not (folder / "summary.csv").is_file():  # stopped on the way, or nothing but failed cases
+            if not (folder / SUMMARY).is_file():  # stopped on the way, or nothing but failed cases
                 raise
         return folder / "metrics.csv"
 
@@ -205,6 +203,22 @@ class Experiment:
         )
 
 
+@contextmanager
+def telling_how_to_go_on(fold: int) -> Iterator[None]:
+    """
+    Inside, an interruption tells to run the same command again, not the training's own options.
+
+    Args:
+        fold: what is trained or evaluated.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"Interrupted in fold {fold}; run the same command again to go on with it."
+        ) from error
+
+
 def _is_of_use(record: logging.LogRecord) -> bool:
     """Not MONAI's remark that a recipe lies elsewhere than train.json, which is what recipes are for."""
     return not record.getMessage().startswith("Not all config files are in")
@@ -212,7 +226,7 @@ def _is_of_use(record: logging.LogRecord) -> bool:
 
 def is_finished(table: Path) -> bool:
     """Whether all cases have been evaluated: the summary, written last, is there, and no case failed."""
-    return table.with_name("summary.csv").is_file() and bool((pd.read_csv(table)["status"] == "ok").all())
+    return table.with_name(SUMMARY).is_file() and bool((pd.read_csv(table)["status"] == "ok").all())
 
 
 def run(workflow: ConfigWorkflow) -> None:

@@ -46,6 +46,7 @@ Part = dict[str, Any]  # what one process did: what manifest.json says, and ever
 COMPONENTS = "components.csv"
 MANIFEST = "manifest.json"
 REPORT = "report.html"
+SUMMARY = "summary.csv"
 SHARDS = "shards"
 
 # What the table says; what `measures` add stands before `seconds`.
@@ -132,9 +133,8 @@ class Cohort:
         table: the table's file name.
         measures: functions from the finished case (everything loaded and everything that came out) to
             further columns, placed before ``seconds``.
-        summary: the file name of the table's summary. One of an earlier run is removed first.
         summarise: called with the paths of the finished table and of its summary, when at least one scan was
-            done.
+            done. A summary of an earlier run is removed first.
         records: finds and writes what made each result.
         shard: which part of the scans this process does: ``"auto"``, ``"none"`` or ``"1/3"``.
         quiet: no progress bar and no summary; failures are still told.
@@ -150,7 +150,6 @@ class Cohort:
         output_dir: str | Path,
         table: str = "lesions.csv",
         measures: Sequence[Callable[[Case], Mapping[str, Any]]] = (),
-        summary: str = "summary.csv",
         summarise: Callable[[Path, Path], Any] | None = None,
         records: Records | None = None,
         shard: str = "auto",
@@ -163,7 +162,7 @@ class Cohort:
         self.output_dir = Path(output_dir)
         self.table = self.output_dir / table
         self.measures = tuple(measures)
-        self.summary = self.output_dir / summary
+        self.summary = self.output_dir / SUMMARY
         self.summarise = summarise
         self.records = records
         self.shard = shard
@@ -200,8 +199,8 @@ class Cohort:
                 _silent_about_plans(self.debug),
             ):
                 self._say_what_runs(shard, started)
-                if self.summarise is not None:
-                    self.summary.unlink(missing_ok=True)
+                if self.summarise is not None and self.summary.is_file():
+                    self.summary.unlink()
                 try:
                     self._run_all(shard)
                 except KeyboardInterrupt as interrupt:

@@ -327,6 +327,7 @@ class Run:
         self.average = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY), use_buffers=True
         )
+        self.half = half_pays("cpu")
         self.parameters = [*self.network.parameters(), *self.tissue_head.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=1e-4)
         self.steps, self.slices, self.minutes = 0, 0, 0.0
@@ -347,8 +348,7 @@ class Run:
             group["lr"] = self.learning_rate * schedule(self.steps, progress)
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         features: list[Tensor] = []
-        half = torch.autocast("cpu", torch.bfloat16, enabled=half_pays("cpu"))
-        with half, _inputs_of(self.head, features):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half), _inputs_of(self.head, features):
             logits = self.network(image)
             tissues = self.tissue_head(features[0])
         loss = detection_loss(logits.float(), batch["label"], batch["tissue"])

@@ -17,7 +17,7 @@ import torch
 
 from shared_nets import evaluation
 from shared_nets.evaluation import measure_case
-from shared_nets.experiments.crossvalidation import Experiment
+from shared_nets.experiments.crossvalidation import Experiment, telling_how_to_go_on
 from tests.bundles.test_workflows import digest, items
 from tests.commands import ROOT, strokeseg
 
@@ -154,6 +154,12 @@ def test_interrupted_in_an_evaluation_it_stops_and_the_fold_is_not_taken_for_fin
     assert not (tmp_path / "fold1").exists()
     monkeypatch.undo()
     assert list(run([0])["scan"]) == ["case2", "case4"]
+
+
+def test_an_interruption_tells_what_the_command_can_do() -> None:
+    words = "in fold 2; run the same command again"
+    with pytest.raises(KeyboardInterrupt, match=words), telling_how_to_go_on(2):
+        raise KeyboardInterrupt("models/last.ckpt holds the run: go on with --resume True.")
 
 
 def test_sections_are_trained_once_and_judged_on_the_test(
