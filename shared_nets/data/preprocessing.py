@@ -17,6 +17,8 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch.nn import functional as F
 
+from shared_nets.errors import UsageError
+
 Array = TypeVar("Array", torch.Tensor, NDArray[Any])
 
 # The head is looked for on a grid of about this size: averaging quiets noisy air and makes it fast.
@@ -277,7 +279,7 @@ class ScaleHeadIntensityd(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if not 0 <= lower < upper <= 100:
-            raise ValueError(f"Percentiles must satisfy 0 <= lower < upper <= 100, not {lower} and {upper}.")
+            raise UsageError(f"Percentiles must satisfy 0 <= lower < upper <= 100, not {lower} and {upper}.")
         self.lower, self.upper = lower, upper
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

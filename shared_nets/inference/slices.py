@@ -16,7 +16,7 @@ from monai.utils import convert_to_dst_type, ensure_tuple_rep
 from torch import Tensor
 from torch.nn import functional as F
 
-from shared_nets.errors import DeviceError, is_out_of_memory
+from shared_nets.errors import DeviceError, UsageError, is_out_of_memory
 
 # The logit of what was not computed: a probability of 1e-7, finite in float16.
 NO_LESION_LOGIT = -16.0
@@ -61,7 +61,7 @@ class SliceWindowInferer(Inferer):
         device: where the result is stitched and returned; the inputs' device by default.
 
     Raises:
-        ValueError: if a size, the overlap or the background is out of range.
+        UsageError: if a size, the overlap or the background is out of range.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class SliceWindowInferer(Inferer):
         super().__init__()
         self.roi_size = tuple(int(size) for size in ensure_tuple_rep(roi_size, 2))
         if min(self.roi_size) < 1 or sw_batch_size < 1:
-            raise ValueError(f"roi_size {self.roi_size} and sw_batch_size {sw_batch_size} must be positive.")
+            raise UsageError(f"roi_size {self.roi_size} and sw_batch_size {sw_batch_size} must be positive.")
         if not 0 <= overlap < 1:
-            raise ValueError(f"overlap is a fraction of the window, from 0 to below 1, not {overlap}.")
+            raise UsageError(f"overlap is a fraction of the window, from 0 to below 1, not {overlap}.")
         if background < 0:
-            raise ValueError(f"background is an intensity of at least 0, not {background}.")
+            raise UsageError(f"background is an intensity of at least 0, not {background}.")
         self.sw_batch_size = sw_batch_size
         self.overlap = overlap
         self.background = background

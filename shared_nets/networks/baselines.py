@@ -52,7 +52,7 @@ class SegNet(nn.Module):
             Logits ``(N, out_channels, H, W)``.
 
         Raises:
-            ValueError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
+            UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
         check_input(x, self.in_channels, 16, "SegNet")
         full1 = self.encoder1(x)
@@ -109,7 +109,7 @@ class PSPNet(nn.Module):
             Logits ``(N, out_channels, H, W)``.
 
         Raises:
-            ValueError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
+            UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
         check_input(x, self.in_channels, 16, "PSPNet")
         _, deep = self.backbone(x)
@@ -157,7 +157,7 @@ class DeepLabV3Plus(nn.Module):
             Logits ``(N, out_channels, H, W)``.
 
         Raises:
-            ValueError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
+            UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
         check_input(x, self.in_channels, 16, "DeepLabv3+")
         shallow, deep = self.backbone(x)
@@ -216,7 +216,7 @@ class DenseUNet2D(nn.Module):
             Logits ``(N, out_channels, H, W)``.
 
         Raises:
-            ValueError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
+            UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
         check_input(x, self.in_channels, 16, "2D Dense-UNet")
         level1 = self.stem(x)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from shared_nets.errors import UsageError
+
 
 def check_input(x: Tensor, channels: int, divisor: int, name: str) -> None:
     """
@@ -16,16 +18,16 @@ def check_input(x: Tensor, channels: int, divisor: int, name: str) -> None:
         name: the network's name, for the message.
 
     Raises:
-        ValueError: if ``x`` has another dimension, other channels, or a size that does not divide.
+        UsageError: if ``x`` has another dimension, other channels, or a size that does not divide.
     """
     if x.dim() != 4:
-        raise ValueError(
+        raise UsageError(
             f"{name} takes a batch of slices (N, {channels}, height, width), not a {x.dim()}-D tensor."
         )
     if x.shape[1] != channels:
-        raise ValueError(f"{name} was built for {channels} input channel(s), the input has {x.shape[1]}.")
+        raise UsageError(f"{name} was built for {channels} input channel(s), the input has {x.shape[1]}.")
     if x.shape[2] % divisor != 0 or x.shape[3] % divisor != 0:
-        raise ValueError(
+        raise UsageError(
             f"{name} needs height and width that are multiples of {divisor}, not {x.shape[2]}×{x.shape[3]}: "
             f"pad the slice or choose another window."
         )

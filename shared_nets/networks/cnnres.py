@@ -69,7 +69,7 @@ class CNNRes(nn.Module):
             Logits ``(N, out_channels, H, W)``.
 
         Raises:
-            ValueError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
+            UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
         check_input(x, self.in_channels, 16, "CNN-Res")
         skip1 = self.translation1(x)

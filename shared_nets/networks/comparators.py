@@ -73,7 +73,7 @@ class UNet(nn.Module):
             Logits ``(N, out_channels, H, W)``.
 
         Raises:
-            ValueError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
+            UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
         check_input(x, self.in_channels, 16, "U-Net")
         skip1 = self.encoder1(x)
@@ -138,7 +138,7 @@ class ResUNet(nn.Module):
             Logits ``(N, out_channels, H, W)``.
 
         Raises:
-            ValueError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
+            UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
         check_input(x, self.in_channels, 16, "ResUNet")
         skip1 = self.encoder1(x)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shared_nets.errors import UsageError
 from shared_nets.networks.xblock import batch_norm
 
 SIMILARITIES = ("dot", "softmax")
@@ -39,14 +40,14 @@ class FeatureSimilarityModule(nn.Module):
             similarity: ``"dot"`` (the authors' code) or ``"softmax"`` (the paper's equations).
 
         Raises:
-            ValueError: if ``similarity`` is unknown or ``channels`` does not divide.
+            UsageError: if ``similarity`` is unknown or ``channels`` does not divide.
         """
         super().__init__()
         if similarity not in SIMILARITIES:
-            raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, not {similarity!r}.")
+            raise UsageError(f"similarity must be one of {', '.join(SIMILARITIES)}, not {similarity!r}.")
         inner = channels // reduction
         if inner * reduction != channels or inner % 2 or inner == 0:
-            raise ValueError(
+            raise UsageError(
                 f"the Feature Similarity Module needs channels divisible by 2 × reduction = {2 * reduction}, "
                 f"not {channels}."
             )

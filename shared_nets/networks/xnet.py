@@ -66,7 +66,7 @@ class XNet(nn.Module):
             Logits ``(N, out_channels, H, W)``.
 
         Raises:
-            ValueError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
+            UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
         check_input(x, self.in_channels, 16, "X-Net")
         skip1 = self.encoder1(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from shared_nets.simulation.anatomy import CSF
 from shared_nets.simulation.appearance import (
@@ -153,7 +154,7 @@ def _as_delivered(
     rng: np.random.Generator, dwi: Tensor, flair: Tensor, dwi_may_miss: bool
 ) -> tuple[Tensor, Tensor]:
     """
-    One channel missing, or FLAIR as resampled from its own grid: blurred, and a pixel off at most.
+    One channel missing, or FLAIR misaligned.
 
     DWI may be missing only where the lesion shows on FLAIR.
     """
@@ -162,7 +163,22 @@ def _as_delivered(
         flair = torch.zeros_like(flair)
     elif missing < 0.36 and dwi_may_miss:
         dwi = torch.zeros_like(dwi)
-    elif rng.random() < 0.4:
-        flair = blur(flair, rng.uniform(0.4, 1.6))
-        flair = torch.roll(flair, tuple(rng.integers(-1, 2, 2).tolist()), dims=(-2, -1))
+    elif rng.random() < 0.5:
+        flair = _misaligned(rng, flair)
     return dwi, flair
+
+
+def _misaligned(rng: np.random.Generator, flair: Tensor) -> Tensor:
+    """
+    FLAIR as resampled from its own grid, after the patient moved and with DWI distorted.
+
+    It shows another height of a thick slice, is blurred, and a few pixels off. Where FLAIR alone showed the
+    neck, or the brain was wider on it than on DWI, networks trained without marked what DWI shows there.
+    """
+    flair = flair[int(rng.integers(len(flair)))].expand_as(flair)
+    flair = blur(flair, rng.uniform(0.2, 1.6))
+    stretch = np.diag(np.exp(rng.normal(0, [0.02, 0.05])))  # columns, and rows, where DWI is distorted
+    shift = 2 * rng.normal(0, 1.5, 2) / flair.shape[:0:-1]  # pixels, in units of grid_sample
+    move = torch.from_numpy(np.column_stack([stretch, shift]).astype(np.float32))
+    grid = F.affine_grid(move[None].expand(len(flair), -1, -1), [len(flair), 1, *flair.shape[1:]], False)
+    return F.grid_sample(flair[:, None], grid, align_corners=False)[:, 0]

@@ -205,6 +205,24 @@ def test_what_cannot_work_is_told_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("window=[40, 32]", "multiples of 16, not 40×32"),
+        ("network_def#fsm=cosine", "must be one of"),
+        ("window_batch=0", "must be positive"),
+        ("train#deterministic_transforms#5#upper=101", "not 0.5 and 101"),
+    ],
+)
+def test_impossible_settings_are_told_in_a_sentence(
+    bundles: Folders, data: dict[str, Path], tmp_path: Path, setting: str, told: str
+) -> None:
+    done = strokeseg(*command(bundles, data, "xnet", tmp_path / "out", "--set", setting))
+    assert done.code == 1
+    assert told in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+
+
 def test_data_that_are_not_there_or_no_list(bundles: Folders, tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text('{"training": [')
     for name, told in (("absent.json", "is not there"), ("broken.json", "not valid JSON")):
