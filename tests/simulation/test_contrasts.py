@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shared_nets.simulation import Paint, Scene, acute_contrast, build_scene, t1_contrast
+from shared_nets.simulation.acute import _misaligned
 from shared_nets.simulation.anatomy import CSF, GREY, WHITE
 from shared_nets.simulation.appearance import atrophied, blur, closed
 from tests.simulation import heads
@@ -31,9 +32,10 @@ def test_painting_a_lesion_changes_nothing_away_from_it(paint: Paint) -> None:
         image, label = paint(np.random.default_rng(seed), with_lesion)
         healthy, none = paint(np.random.default_rng(seed), without)
         assert not none.any()
-        # Four blurs of at most 3 × 1.6 pixels and a shift follow.
-        near = blur(with_lesion.lesion, 3.0) > 0
-        grown = torch.nn.functional.max_pool2d(near.float(), 25, stride=1, padding=12) > 0
+        # Four blurs of at most 3 × 1.6 pixels follow, and FLAIR may be shifted and of another height.
+        near = blur(with_lesion.lesion, 3.0).amax(0, keepdim=True) > 0
+        grown = torch.nn.functional.max_pool2d(near.float(), 35, stride=1, padding=17) > 0
+        grown = grown.expand_as(with_lesion.lesion)
         torch.testing.assert_close(image[:, ~grown], healthy[:, ~grown], rtol=0, atol=1e-5)
         changed += int((image != healthy).any())
         shown += int(with_lesion.lesion.any())
@@ -83,6 +85,25 @@ def test_t1_keeps_the_order_of_tissues() -> None:
         image, _ = t1_contrast(np.random.default_rng(seed), made)
         csf, grey, white = (image[0][made.tissues[t] > 0.95].median() for t in (CSF, GREY, WHITE))
         assert csf < grey < white
+
+
+def test_misaligned_flair_is_one_height_of_a_thick_slice_a_few_pixels_off() -> None:
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(56.0), indexing="ij")
+    ball = ((rows - 30) ** 2 + (columns - 26) ** 2 < 12**2).float()
+    heights = set()
+    moves = []
+    for seed in range(30):
+        flair = _misaligned(np.random.default_rng(seed), torch.stack([ball, 2 * ball, 3 * ball]))
+        assert flair.shape == (3, 64, 56)
+        assert torch.equal(flair[0], flair[1])
+        assert torch.equal(flair[0], flair[2])
+        heights.add(round(float(flair[0, 30, 26])))
+        mass = flair[0] / flair[0].sum()
+        moves.append((float((mass * rows).sum()) - 30, float((mass * columns).sum()) - 26))
+    assert heights == {1, 2, 3}
+    assert np.abs(moves).max() < 8
+    assert (np.std(moves, axis=0) > 0.5).all()
+    assert not _misaligned(np.random.default_rng(0), torch.zeros(1, 64, 56)).any()
 
 
 def test_one_acute_channel_may_be_missing_but_never_both() -> None:
