@@ -69,7 +69,7 @@ def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tens
         level = min(level, rng.uniform(0.75, 1.3) / (1 + gain))
     dwi = scanned(rng, scene, dwi, level)
     flair = scanned(rng, scene, flair, level=rng.uniform(0.22, 0.8))
-    return torch.stack(_as_delivered(rng, dwi, flair, dwi_may_miss=age > 0.4)), label.float()
+    return torch.stack(_as_delivered(rng, dwi, flair, age > 0.4, scene.planes_per_slice)), label.float()
 
 
 def _tissue(
@@ -151,7 +151,7 @@ def _with_susceptibility(rng: np.random.Generator, scene: Scene, dwi: Tensor) ->
 
 
 def _as_delivered(
-    rng: np.random.Generator, dwi: Tensor, flair: Tensor, dwi_may_miss: bool
+    rng: np.random.Generator, dwi: Tensor, flair: Tensor, dwi_may_miss: bool, planes_per_slice: int
 ) -> tuple[Tensor, Tensor]:
     """
     One channel missing, or FLAIR misaligned.
@@ -164,18 +164,24 @@ def _as_delivered(
     elif missing < 0.36 and dwi_may_miss:
         dwi = torch.zeros_like(dwi)
     elif rng.random() < 0.5:
-        flair = _misaligned(rng, flair)
+        flair = _misaligned(rng, flair, most_planes=max(1, planes_per_slice - 1))
     return dwi, flair
 
 
-def _misaligned(rng: np.random.Generator, flair: Tensor) -> Tensor:
+def _misaligned(rng: np.random.Generator, flair: Tensor, most_planes: int) -> Tensor:
     """
     FLAIR as resampled from its own grid, after the patient moved and with DWI distorted.
 
-    It shows another height of a thick slice, is blurred, and a few pixels off. Where FLAIR alone showed the
-    neck, or the brain was wider on it than on DWI, networks trained without marked what DWI shows there.
+    It shows another height, is blurred, and a few pixels off. Where FLAIR alone showed the neck, or the brain
+    was wider on it than on DWI, networks trained without marked what DWI shows there.
+
+    Args:
+        rng: source of randomness.
+        flair: ``(planes, rows, columns)``.
+        most_planes: how many planes the other height is away at most; none lies beyond the first and last.
     """
-    flair = flair[int(rng.integers(len(flair)))].expand_as(flair)
+    heights = torch.arange(len(flair)) + int(rng.integers(-most_planes, most_planes + 1))
+    flair = flair[heights.clip(0, len(flair) - 1)]
     flair = blur(flair, rng.uniform(0.2, 1.6))
     stretch = np.diag(np.exp(rng.normal(0, [0.02, 0.05])))  # columns, and rows, where DWI is distorted
     shift = 2 * rng.normal(0, 1.5, 2) / flair.shape[:0:-1]  # pixels, in units of grid_sample

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
@@ -40,7 +41,29 @@ def test_xnet_draws_every_slice_alike_and_leaves_it_as_it_is(bundles: Folders, t
     assert type(optimizer) is torch.optim.Adam
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3]
     assert (scheduler.factor, scheduler.patience, scheduler.threshold) == (0.2, 3, 1e-3)
+    assert parser.get_parsed_content("early_stop_patience") == 5
     assert parser.get_parsed_content("max_epochs") == 100
+
+
+def test_xnet_learns_by_a_warmed_up_cosine_over_all_batches(bundles: Folders, trees: Folders) -> None:
+    workflow = ConfigWorkflow(
+        config_file=config(bundles["xnet"], "train"), workflow_type="train", bundle_root=str(bundles["xnet"]),
+        dataset_dir=str(trees["xnet"]), quiet=True, max_epochs=20, learning_rate=0.002,
+    )  # fmt: skip
+    workflow.initialize()
+    parser = workflow.parser
+    optimizer, scheduler = (parser.get_parsed_content(key) for key in ("optimizer", "lr_scheduler"))
+    steps = 20 * len(parser.get_parsed_content("train#dataloader"))
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    warm = steps // 10
+    assert max(rates) == rates[warm] == pytest.approx(0.002)
+    assert rates[: warm + 1] == pytest.approx(np.linspace(0, 0.002, warm + 1))
+    assert rates[warm + (steps - warm) // 2] == pytest.approx(0.001, rel=0.1)  # half of the way down
+    assert 0 < rates[-1] < 0.002 / 100
 
 
 def test_cnn_res_pools_dwi_and_flair_as_samples_of_one_channel(bundles: Folders, trees: Folders) -> None:

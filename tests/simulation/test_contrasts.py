@@ -87,23 +87,27 @@ def test_t1_keeps_the_order_of_tissues() -> None:
         assert csf < grey < white
 
 
-def test_misaligned_flair_is_one_height_of_a_thick_slice_a_few_pixels_off() -> None:
+def test_misaligned_flair_is_of_another_height_and_a_few_pixels_off() -> None:
     rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(56.0), indexing="ij")
     ball = ((rows - 30) ** 2 + (columns - 26) ** 2 < 12**2).float()
-    heights = set()
-    moves = []
-    for seed in range(30):
-        flair = _misaligned(np.random.default_rng(seed), torch.stack([ball, 2 * ball, 3 * ball]))
-        assert flair.shape == (3, 64, 56)
-        assert torch.equal(flair[0], flair[1])
-        assert torch.equal(flair[0], flair[2])
-        heights.add(round(float(flair[0, 30, 26])))
-        mass = flair[0] / flair[0].sum()
+    heights, moves = set(), []
+    for seed in range(40):
+        planes = torch.stack([level * ball for level in range(1, 6)])
+        flair = _misaligned(np.random.default_rng(seed), planes, most_planes=1)
+        heights.add(tuple(flair[:, 30, 26].round().int().tolist()))
+        mass = flair[2] / flair[2].sum()
         moves.append((float((mass * rows).sum()) - 30, float((mass * columns).sum()) - 26))
-    assert heights == {1, 2, 3}
+    assert heights == {(1, 1, 2, 3, 4), (1, 2, 3, 4, 5), (2, 3, 4, 5, 5)}
     assert np.abs(moves).max() < 8
     assert (np.std(moves, axis=0) > 0.5).all()
-    assert not _misaligned(np.random.default_rng(0), torch.zeros(1, 64, 56)).any()
+
+
+def test_misaligned_flair_of_a_thick_slice_may_be_its_lowest_or_highest_plane_alone() -> None:
+    planes = torch.tensor([1.0, 2.0, 3.0])[:, None, None].expand(3, 64, 56)
+    shown = [_misaligned(np.random.default_rng(seed), planes, most_planes=2)[:, 30, 26] for seed in range(40)]
+    means = {round(float(each.mean()), 1) for each in shown}
+    assert means == {1.0, 1.3, 2.0, 2.7, 3.0}
+    assert not _misaligned(np.random.default_rng(0), torch.zeros(1, 64, 56), most_planes=1).any()
 
 
 def test_one_acute_channel_may_be_missing_but_never_both() -> None:
