@@ -77,7 +77,7 @@ def _tissue(
 ) -> Tensor:
     """Tissues at drawn intensities; deep nuclei and cortex have structure of their own, from the T1."""
     texture = smooth_field(rng, scene.coordinates, 12.0, 3) * rng.uniform(0, 0.06)
-    levels = torch.tensor([rng.uniform(*csf), rng.uniform(*grey), rng.uniform(*white)])
+    levels = tissues.new_tensor([rng.uniform(*csf), rng.uniform(*grey), rng.uniform(*white)])
     image = (tissues * (levels[:, None, None, None] + texture)).sum(0)
     return image * (1 + (scene.scan - 0.8) * scene.brain * rng.uniform(-0.5, 0.2))
 
@@ -132,8 +132,8 @@ def _with_susceptibility(rng: np.random.Generator, scene: Scene, dwi: Tensor) ->
     folded = torch.cat([scene.coordinates[..., :1].abs(), scene.coordinates[..., 1:]], dim=-1)
     for middle in SKULL_BASE_MM:
         if rng.random() < 0.7:
-            centre = torch.tensor(middle + rng.normal(0, 5, 3), dtype=torch.float32)
-            sizes = torch.tensor(rng.uniform(6, 16, 3) * [1, 1, 0.6], dtype=torch.float32)
+            centre = folded.new_tensor(middle + rng.normal(0, 5, 3))
+            sizes = folded.new_tensor(rng.uniform(6, 16, 3) * [1, 1, 0.6])
             near = torch.exp(-0.5 * ((folded - centre) / sizes).square().sum(-1))
             if rng.random() < 0.5:  # sharply bounded, along the bone
                 hugging = torch.exp(-0.5 * (scene.depth / rng.uniform(4, 12)).square())

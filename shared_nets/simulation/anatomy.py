@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cc3d
@@ -50,6 +50,10 @@ class Anatomy:
     maps: Tensor
     affine: NDArray[np.float64]
     has_head: bool
+
+    def to(self, device: torch.device | str) -> Anatomy:
+        """The same with its maps on a device; what is simulated from them is computed there too."""
+        return replace(self, maps=self.maps.to(device))
 
 
 def icbm_anatomy() -> Anatomy:

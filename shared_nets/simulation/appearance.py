@@ -104,7 +104,8 @@ def _neck(rng: np.random.Generator, scene: Scene, level: float) -> Tensor:
     """Muscle and fat under the skull base, in patches, within the outline of a neck."""
     middle = np.array([0, -25]) + rng.normal(0, 5, 2)  # mm of MNI space
     radii = rng.uniform([55, 65], [80, 95])
-    away = (scene.coordinates[..., :2] - torch.from_numpy(middle)) / torch.from_numpy(radii)
+    here = scene.coordinates[..., :2].double()
+    away = (here - here.new_tensor(middle)) / here.new_tensor(radii)
     outline = torch.sigmoid((1 - away.float().square().sum(-1)) * 12)
     below = torch.sigmoid((-rng.uniform(40, 60) - scene.coordinates[..., 2]) / 4)
     patches = smooth_field(rng, scene.coordinates, rng.uniform(5, 9))[0] * rng.uniform(0.2, 0.7)
@@ -135,7 +136,8 @@ def scanned(rng: np.random.Generator, scene: Scene, image: Tensor, level: float)
     # Mostly little noise, sometimes much. Planes of a thick slice are averaged later, which must not average
     # the noise away.
     sigma = min(rng.exponential(0.025), 0.12) * level * np.sqrt(scene.planes_per_slice)
-    real, imaginary = (torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32)) for _ in range(2))
+    noise = rng.standard_normal((2, *image.shape), dtype=np.float32)
+    real, imaginary = torch.from_numpy(noise).to(image.device)
     noisy = ((image + sigma * real).square() + (sigma * imaginary).square()).sqrt()
     # Brains that were cut out, and many delivered heads, have air of exactly 0.
     return torch.where(air, 0.0, noisy) if rng.random() < 0.5 else noisy
@@ -146,7 +148,7 @@ def blur(image: Tensor, sigma: float) -> Tensor:
     if sigma < 0.25:
         return image
     reach = int(np.ceil(3 * sigma))
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=image.device) / sigma) ** 2)
     kernel = kernel / kernel.sum()
     flat = image.reshape(-1, 1, *image.shape[-2:])
     flat = F.conv2d(F.pad(flat, (reach, reach, 0, 0)), kernel[None, None, None])

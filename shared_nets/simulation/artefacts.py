@@ -57,7 +57,8 @@ def moved(image: Tensor, pixels: float, share: float) -> Tensor:
         share: of the lines, the outermost ones, are measured after.
     """
     lines = torch.fft.fft2(image)
-    outer = torch.fft.fftfreq(image.shape[-2]).abs() >= 0.5 * (1 - share)
-    shift = torch.exp(-2j * torch.pi * pixels * torch.fft.fftfreq(image.shape[-1]))
+    rows, columns = (torch.fft.fftfreq(n, device=image.device) for n in image.shape[-2:])
+    outer = rows.abs() >= 0.5 * (1 - share)
+    shift = torch.exp(-2j * torch.pi * pixels * columns)
     lines[:, outer] = lines[:, outer] * shift
     return torch.fft.ifft2(lines).abs()

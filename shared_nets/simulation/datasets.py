@@ -109,7 +109,7 @@ def _visible(
     for attempt in range(TRIES):
         image, label, affine = source.draw_volume(np.random.default_rng([*seed, attempt]), slices, thickness)
         if float(label.sum()) * voxel_ml(affine) >= smallest_ml:
-            return image.numpy(), label.numpy(), affine
+            return image.cpu().numpy(), label.cpu().numpy(), affine
     raise UsageError(
         f"{TRIES} simulated cases in a row show less than {smallest_ml:g} mL of lesion: ask for less, or "
         f"give larger masks."

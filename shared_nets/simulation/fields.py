@@ -59,9 +59,9 @@ def sample(volume: Tensor, affine: NDArray[np.float64], coordinates: Tensor) -> 
     Returns:
         ``(channels, ...)``.
     """
-    inverse = torch.from_numpy(np.linalg.inv(affine).astype(np.float32))
+    inverse = coordinates.new_tensor(np.linalg.inv(affine))
     voxels = coordinates @ inverse[:3, :3].T + inverse[:3, 3]
-    size = torch.tensor(volume.shape[1:], dtype=torch.float32)
+    size = coordinates.new_tensor(volume.shape[1:])
     grid = (2 * voxels / (size - 1) - 1).flip(-1).reshape(1, 1, 1, -1, 3)
     values = F.grid_sample(volume[None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return values.reshape(volume.shape[0], *coordinates.shape[:-1])
@@ -87,7 +87,7 @@ def smooth_field(rng: np.random.Generator, coordinates: Tensor, knot_mm: float, 
     # The field is smooth: a third of the knots' distance is fine enough to sample it at.
     pixel_mm = float((coordinates[0, 0, 1] - coordinates[0, 0, 0]).norm())
     step = max(1, int(knot_mm / (3 * pixel_mm)))
-    coarse = sample(noise, affine, coordinates[:, ::step, ::step])
+    coarse = sample(noise.to(coordinates.device), affine, coordinates[:, ::step, ::step])
     fine = F.interpolate(coarse, size=coordinates.shape[1:3], mode="bilinear", align_corners=True)
     return fine / TRILINEAR_STD
 
@@ -118,7 +118,8 @@ def grown(
     """
     pull = growth * (sample(closeness, affine, coordinates)[0] / far_mm).square()
     moved = coordinates
-    steps = torch.cat([torch.zeros(1, 3), GRADIENT_MM * torch.eye(3)])[:, None, None, None]
+    # No step, and one along each axis.
+    steps = GRADIENT_MM * torch.eye(4, device=coordinates.device)[:, None, None, None, 1:]
     # In short steps, as the way to the nearest point bends, and ends at the structure.
     for _ in range(GROWTH_STEPS):
         here, *beyond = sample(closeness, affine, moved + steps)[0]

@@ -134,9 +134,9 @@ class PlacedLesion:
         """How much of the lesion, 0–1 with a soft border, lies at ``coordinates`` ``(..., 3)`` in mm."""
         ragged = smooth_field(rng, coordinates, 9.0, 3) * self.raggedness_mm
         moved = coordinates + ragged.movedim(0, -1)
-        matrix = torch.from_numpy(self.to_shape.astype(np.float32))
+        matrix = coordinates.new_tensor(self.to_shape)
         there = moved @ matrix[:3, :3].T + matrix[:3, 3]
-        return sample(self.shape.mask.float(), self.shape.affine, there)[0]
+        return sample(self.shape.mask.to(coordinates.device).float(), self.shape.affine, there)[0]
 
 
 def place(rng: np.random.Generator, shape: LesionShape) -> PlacedLesion:

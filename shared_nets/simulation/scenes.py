@@ -96,10 +96,12 @@ def scene_at(
         coordinates: ``(planes, rows, columns, 3)`` in mm.
         planes_per_slice: planes that are averaged to one slice later.
     """
+    # Whatever is made from here on lies where its coordinates do: with the anatomy.
+    coordinates = coordinates.to(anatomy.maps.device)
     inside = _deformed(rng, coordinates)
     # Mirrored first: from here on, sides are those of the anatomy and of the lesions.
     if rng.random() < 0.5:
-        inside = inside * torch.tensor([-1.0, 1.0, 1.0])
+        inside = inside * inside.new_tensor([-1.0, 1.0, 1.0])
     inside = _with_grown_ventricles(rng, anatomy, inside, lesions)
 
     maps = sample(anatomy.maps, anatomy.affine, inside)
@@ -147,11 +149,11 @@ def _choose_planes(
 
 def _deformed(rng: np.random.Generator, coordinates: Tensor) -> Tensor:
     """Where in the anatomy each pixel lies: scaled, and warped in large (55 mm) and small (22 mm) waves."""
-    middle = torch.tensor(BRAIN_CENTRE_MM)
-    scale = np.exp(rng.normal(0, 0.06, 3)).astype(np.float32)
+    middle = coordinates.new_tensor(BRAIN_CENTRE_MM)
+    scale = coordinates.new_tensor(np.exp(rng.normal(0, 0.06, 3)))
     warp = smooth_field(rng, coordinates, 55.0, 3) * rng.uniform(1, 6)
     warp = warp + smooth_field(rng, coordinates, 22.0, 3) * rng.uniform(0.3, 1.6)
-    return (coordinates - middle) * torch.from_numpy(scale) + middle + warp.movedim(0, -1)
+    return (coordinates - middle) * scale + middle + warp.movedim(0, -1)
 
 
 def _with_grown_ventricles(
@@ -171,12 +173,12 @@ def _with_grown_ventricles(
     if lesions and rng.random() < 0.85:
         side = int(points[:, 0].mean() > 0)
     # More towards the lesion; by chance alone the centre of the brain stands for it.
-    away = (inside - torch.from_numpy(points.mean(0).astype(np.float32))).square().sum(-1)
+    away = (inside - inside.new_tensor(points.mean(0))).square().sum(-1)
     towards = torch.exp(-0.5 * away / 45.0**2)
     # Every second pixel is enough for the push, which takes many samples.
     grid = coarse = inside[:, ::2, ::2]
     for i, channel in enumerate((LEFT_VENTRICLE, RIGHT_VENTRICLE)):
-        growth = both + (one * towards[:, ::2, ::2] if i == side else torch.zeros(coarse.shape[:-1]))
+        growth = both + (one if i == side else 0.0) * towards[:, ::2, ::2]
         if growth.max() > 0.2:
             growth = growth * (1 + 0.3 * smooth_field(rng, grid, 35.0)[0]).clip(0.2, 1.6)
             closeness = anatomy.maps[channel : channel + 1]

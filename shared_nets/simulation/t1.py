@@ -62,9 +62,9 @@ def _own_tissue(scene: Scene, tissues: Tensor, csf: float) -> Tensor:
 def _drawn_tissue(rng: np.random.Generator, scene: Scene, tissues: Tensor, csf: float, grey: float) -> Tensor:
     """Tissues at given intensities (white matter 1), with some of the anatomy's own fine structure."""
     texture = smooth_field(rng, scene.coordinates, 12.0, 3) * rng.uniform(0, 0.04)
-    levels = torch.tensor([csf, grey, 1.0])[:, None, None, None] + texture
+    levels = tissues.new_tensor([csf, grey, 1.0])[:, None, None, None] + texture
     # What tissue fractions do not tell: deep nuclei, cerebellum.
-    expected = (scene.tissues * torch.tensor(TEMPLATE_LEVELS)[:, None, None, None]).sum(0)
+    expected = (scene.tissues * tissues.new_tensor(TEMPLATE_LEVELS)[:, None, None, None]).sum(0)
     return (tissues * levels).sum(0) + (scene.scan - expected) * scene.brain * rng.uniform(0, 0.8)
 
 
@@ -73,7 +73,8 @@ def _harmless_fluid(rng: np.random.Generator, scene: Scene) -> Tensor:
     dots = torch.sigmoid((smooth_field(rng, scene.coordinates, 3.0)[0] - rng.uniform(1.6, 2.4)) * 6)
     fluid = dots * scene.tissues[WHITE] * rng.uniform(0.3, 1)
     if rng.random() < 0.2:
-        offset = (scene.coordinates - torch.tensor(CAVUM_MM)) / torch.tensor(CAVUM_RADII_MM)
+        middle, radii = dots.new_tensor([CAVUM_MM, CAVUM_RADII_MM])
+        offset = (scene.coordinates - middle) / radii
         fluid = fluid + torch.sigmoid((1 - offset.square().sum(-1).sqrt()) * 6) * scene.brain
     return fluid.clip(0, 1)
 

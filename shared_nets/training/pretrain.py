@@ -1,17 +1,19 @@
 """
 Pretraining on simulated lesions: how the shipped weights were made.
 
-``python -m shared_nets.training.pretrain --help`` shows the command. Slices and initial weights follow from
-the seed; how many slices are seen in the given minutes depends on the machine, so two runs come close but
-are not equal. A resumed run draws new slices: its stream is seeded by the seed plus the steps done.
+``python -m shared_nets.training.pretrain --help`` shows the command. Initial weights follow from the
+seed, slices from the seed and the number of processes that simulate; how many slices are seen in the given
+minutes depends on the machine, so two runs come close but are not equal. A resumed run draws new slices: its
+stream is seeded by the seed plus the steps done. It may go on on another device.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import cos, pi
@@ -27,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from shared_nets.bundles import Model
 from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, tell_errors_in_words
+from shared_nets.inference.check import check_device
 from shared_nets.networks import CNNRes, XNet
 from shared_nets.release.weights import check_architecture, load_into, save_state, save_weights
 from shared_nets.simulation import (
@@ -40,7 +43,8 @@ from shared_nets.simulation import (
     scan_anatomy,
     t1_contrast,
 )
-from shared_nets.training.speed import half_pays
+from shared_nets.training.processes import loader_workers, local_device
+from shared_nets.training.speed import half_pays, half_type, prepared
 
 SAVE_SECONDS = 180
 TELL_SECONDS = 60
@@ -136,22 +140,49 @@ def pretrain(
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="At its highest; by default the recipe's, from scratch.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads; simulation takes another process.")] = 1,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cuda or cpu; the GPU by default when there is one.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads, beside those of --workers.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that simulate: 1 by default, for a GPU all cores but 1."),
+    ] = None,
+    simulate_on_device: Annotated[
+        bool, typer.Option("--simulate-on-device", help="Simulate on the GPU too, without other processes.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of initial weights and simulation.")] = 0,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Train a network on simulated lesions; the learning rate follows a cosine over the given minutes."""
     tell_errors_in_words(debug)
+    if device is not None:
+        check_device(device)
+    place = local_device() if device is None else torch.device(device)
+    if simulate_on_device and workers is not None:
+        raise UsageError("--workers simulate on the CPU: leave them out with --simulate-on-device.")
     torch.set_num_threads(threads)
     shapes, heads = training_masks(masks), anatomies_of(anatomies)
-    print(f"{len(heads)} anatomies, {len(shapes)} lesion shapes", flush=True)
+    print(f"{len(heads)} anatomies, {len(shapes)} lesion shapes, {place}", flush=True)
+    if simulate_on_device:
+        heads, workers = [head.to(place) for head in heads], 0
+    elif workers is None:
+        workers = usual_workers(place)
     recipe = RECIPES[model]
     if learning_rate is not None:
         recipe = replace(recipe, learning_rate=learning_rate)
-    train(recipe, heads, shapes, output, minutes, seed, pretrained)
+    train(recipe, heads, shapes, output, minutes, seed, pretrained, place, workers)
     if export is not None:
-        export_average(recipe, output, export, heads, shapes, seed)
+        export_average(recipe, output, export, heads, shapes, seed, device=place, workers=workers)
         print(f"Wrote {export}")
+
+
+def usual_workers(device: torch.device) -> int:
+    """Processes that simulate: one beside training on the CPU, every core but one for a GPU."""
+    if device.type == "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores - 1)
 
 
 def training_masks(folder: Path) -> list[LesionShape]:
@@ -244,18 +275,22 @@ def train(
     minutes: float,
     seed: int = 0,
     pretrained: Path | None = None,
+    device: torch.device | str = "cpu",
+    workers: int = 1,
 ) -> None:
     """
     Train on simulated slices for a given time, or for what is left of it.
 
     Args:
         recipe: what to train, and how.
-        anatomies: heads to draw from.
+        anatomies: heads to draw from; slices are simulated on the device of their maps.
         lesions: lesion shapes to draw from.
         output: the checkpoint, written every three minutes and at the end; resumed from when it is there.
         minutes: length of the whole training, that before a resume included.
         seed: of initial weights and simulation.
         pretrained: weights to start from when ``output`` is not there.
+        device: where the network trains.
+        workers: processes that simulate, on the CPU; 0 simulates in this one, as anatomies on a GPU need it.
 
     Raises:
         WeightsError: if ``output`` is there and no checkpoint of this network's pretraining, or
@@ -263,17 +298,17 @@ def train(
         OutputError: if it cannot be written.
     """
     torch.manual_seed(seed)
-    run = Run(recipe, pretrained)
+    run = Run(recipe, pretrained, device)
     if output.exists():
         run.load(output)
     else:
         run.save(output)  # now, so that a folder without permission is told before hours of work
     begun = time.monotonic() - 60 * run.minutes
     saved = shown = time.monotonic()
-    losses: list[float] = []
+    losses: list[Tensor] = []
     while (progress := run.minutes / minutes if minutes else 1.0) < 1:
         stage = next(s for s in recipe.stages if progress < s.until)
-        for batch in _batches(recipe, stage, anatomies, lesions, seed + run.steps):
+        for batch in _batches(recipe, stage, anatomies, lesions, seed + run.steps, run.device, workers):
             losses.append(run.step(batch, min(progress, 1.0)))
             now = time.monotonic()
             run.minutes = (now - begun) / 60
@@ -281,7 +316,7 @@ def train(
             if now - shown > TELL_SECONDS:
                 print(
                     f"{run.minutes:6.1f} min  step {run.steps:6d}  slices {run.slices:7d}  "
-                    f"{stage.spacing:g} mm  loss {sum(losses) / len(losses):.4f}",
+                    f"{stage.spacing:g} mm  loss {torch.stack(losses).mean():.4f}",
                     flush=True,
                 )
                 shown, losses = now, []
@@ -293,11 +328,25 @@ def train(
 
 
 def _batches(
-    recipe: Recipe, stage: Stage, anatomies: Sequence[Anatomy], lesions: Sequence[LesionShape], seed: int
+    recipe: Recipe,
+    stage: Stage,
+    anatomies: Sequence[Anatomy],
+    lesions: Sequence[LesionShape],
+    seed: int,
+    device: torch.device,
+    workers: int,
 ) -> Iterator[Mapping[str, Tensor]]:
-    """An endless stream of simulated batches, made by one process of its own."""
+    """An endless stream of simulated batches, in memory from which a GPU fetches them if they go to one."""
     slices = SimulatedSlices(anatomies, lesions, recipe.paint, stage.shape, stage.spacing, seed=seed)
-    return iter(DataLoader(slices, batch_size=stage.batch, num_workers=1, prefetch_factor=4))
+    workers = loader_workers(workers)
+    loader = DataLoader(
+        slices,
+        batch_size=stage.batch,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=device.type == "cuda" and workers > 0,
+    )
+    return iter(loader)
 
 
 class Run:
@@ -305,34 +354,40 @@ class Run:
     One training: network, running average of its weights, optimiser, and how far they are.
 
     Attributes:
+        device: where the network is.
         steps: optimiser steps done.
         slices: slices seen.
         minutes: time spent.
     """
 
-    def __init__(self, recipe: Recipe, pretrained: Path | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, pretrained: Path | None = None, device: torch.device | str = "cpu"
+    ) -> None:
         """
         Args:
             recipe: what to train, and at which learning rate.
             pretrained: weights to start from.
+            device: where to train; initial weights are drawn on the CPU, the same for every device.
         """
+        self.device = torch.device(device)
         self.learning_rate = recipe.learning_rate
         self.network = recipe.network()
         if pretrained is not None:
             load_into(self.network, pretrained)
         # Tissues are learned beside the lesion, from the last features, and not shipped.
         self.head = cast(nn.Conv2d, self.network.head)
-        self.tissue_head = nn.Conv2d(self.head.in_channels, TISSUES, kernel_size=1)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
+        self.tissue_head = nn.Conv2d(self.head.in_channels, TISSUES, kernel_size=1).to(self.device)
+        prepared(self.network.to(self.device), self.device)
         self.average = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY), use_buffers=True
         )
-        self.half = half_pays("cpu")
+        # float16, the half precision of older GPUs, would need loss scaling.
+        self.half = half_pays(self.device) and (self.device.type == "cpu" or half_type() == torch.bfloat16)
         self.parameters = [*self.network.parameters(), *self.tissue_head.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=1e-4)
         self.steps, self.slices, self.minutes = 0, 0, 0.0
 
-    def step(self, batch: Mapping[str, Tensor], progress: float) -> float:
+    def step(self, batch: Mapping[str, Tensor], progress: float) -> Tensor:
         """
         One optimiser step.
 
@@ -342,13 +397,15 @@ class Run:
             progress: share of the training that is done, 0–1.
 
         Returns:
-            The loss.
+            The loss, a scalar on the device: nobody waits there for its value.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * schedule(self.steps, progress)
+        batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         features: list[Tensor] = []
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half), _inputs_of(self.head, features):
+        half = torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext()
+        with half, _inputs_of(self.head, features):
             logits = self.network(image)
             tissues = self.tissue_head(features[0])
         loss = detection_loss(logits.float(), batch["label"], batch["tissue"])
@@ -360,7 +417,7 @@ class Run:
         self.average.update_parameters(self.network)
         self.steps += 1
         self.slices += len(image)
-        return loss.item()
+        return loss.detach()
 
     def save(self, path: Path) -> None:
         """Write all there is to go on from, in one piece."""
@@ -376,7 +433,7 @@ class Run:
         save_state(state, path)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint, of whatever device."""
         state = read_checkpoint(path)
         check_architecture(self.network, state["network"], path)
         self.network.load_state_dict(state["network"])
@@ -486,6 +543,8 @@ def export_average(
     lesions: Sequence[LesionShape],
     seed: int = 0,
     batches: int = 100,
+    device: torch.device | str = "cpu",
+    workers: int = 1,
 ) -> None:
     """
     Write the averaged weights of a pretraining as a plain state dict in half precision, to be shipped.
@@ -501,6 +560,8 @@ def export_average(
         lesions: lesion shapes to draw from.
         seed: of the slices for the statistics.
         batches: how many batches of them.
+        device: where the statistics are computed; what is written has no device.
+        workers: processes that simulate, see `train`.
 
     Raises:
         WeightsError: if ``checkpoint`` is none, or its weights are not finite.
@@ -508,10 +569,11 @@ def export_average(
     """
     prefix = "module."
     average = read_checkpoint(checkpoint)["average"]
-    network = recipe.network()
+    device = torch.device(device)
+    network = recipe.network().to(device)
     network.load_state_dict({k[len(prefix) :]: v for k, v in average.items() if k.startswith(prefix)})
-    stream = _batches(recipe, recipe.stages[-1], anatomies, lesions, seed)
-    update_bn((batch["image"] for batch in islice(stream, batches)), network)
+    stream = _batches(recipe, recipe.stages[-1], anatomies, lesions, seed, device, workers)
+    update_bn((batch["image"] for batch in islice(stream, batches)), network, device)
     save_weights(network.state_dict(), output, half=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from shared_nets.errors import UsageError
 from shared_nets.simulation import Paint, Scene, SimulatedSlices, acute_contrast, t1_contrast
+from tests.second_device import second_device
 from tests.simulation import heads
 
 ANATOMY, LESION = heads.brain(), heads.ball(18.0, centre=(30.0, -20.0, 10.0))
@@ -54,6 +56,39 @@ def test_workers_draw_different_slices() -> None:
     loader = DataLoader(stream(), batch_size=1, num_workers=2)
     first, second = (batch["image"] for batch in itertools.islice(loader, 2))
     assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("has_head", [False, True])
+@pytest.mark.parametrize("paint", [t1_contrast, acute_contrast])
+def test_slices_are_simulated_where_the_anatomy_is_and_are_the_same_there(
+    paint: Paint, has_head: bool
+) -> None:
+    anatomy = replace(ANATOMY, has_head=has_head)
+    with second_device() as device:
+        here, there = (
+            SimulatedSlices([head], [LESION], paint, (24, 20), 8.0) for head in (anatomy, anatomy.to(device))
+        )
+        for seed in range(8, 20):  # among them every artefact and look-alike
+            expected, item = (slices.draw(np.random.default_rng(seed)) for slices in (here, there))
+            for key, value in item.items():
+                assert value.device == device
+                assert torch.equal(value.cpu(), expected[key])
+        volumes = [slices.draw_volume(np.random.default_rng(0), 2, 30.0) for slices in (here, there)]
+        for expected_part, part in zip(*volumes, strict=True):
+            np.testing.assert_array_equal(torch.as_tensor(part).cpu(), expected_part)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("paint", [t1_contrast, acute_contrast])
+def test_a_gpu_simulates_what_the_cpu_does_to_rounding(paint: Paint) -> None:
+    here, there = (
+        SimulatedSlices([head], [LESION], paint, (48, 40), 4.0) for head in (ANATOMY, ANATOMY.to("cuda"))
+    )
+    for seed in range(20):
+        expected, item = (slices.draw(np.random.default_rng(seed)) for slices in (here, there))
+        for key, value in item.items():  # blurs may be computed in TensorFloat-32
+            far = (value.cpu().float() - expected[key].float()).abs() > 0.01
+            assert far.float().mean() < 0.005
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])

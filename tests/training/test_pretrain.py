@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from itertools import islice
@@ -14,7 +16,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from shared_nets import XNet
-from shared_nets.errors import OutputError, ScanNotFoundError, UsageError, WeightsError
+from shared_nets.errors import DeviceError, OutputError, ScanNotFoundError, UsageError, WeightsError
 from shared_nets.release import load_into, load_weights
 from shared_nets.simulation import SimulatedSlices, t1_contrast
 from shared_nets.training.pretrain import (
@@ -31,7 +33,9 @@ from shared_nets.training.pretrain import (
     tissue_loss,
     train,
     training_masks,
+    usual_workers,
 )
+from tests.second_device import second_device
 from tests.simulation import heads
 
 
@@ -53,8 +57,16 @@ def recipe(network: type[nn.Module] = Tiny) -> Recipe:
     return Recipe(network, t1_contrast, stages, learning_rate=1e-3)
 
 
-def train_tiny(output: Path, minutes: float) -> None:
-    train(recipe(), [heads.brain()], [heads.ball()], output, minutes)
+def train_tiny(output: Path, minutes: float, workers: int = 1) -> None:
+    train(recipe(), [heads.brain()], [heads.ball()], output, minutes, workers=workers)
+
+
+def random_batch() -> dict[str, torch.Tensor]:
+    return {
+        "image": torch.rand(2, 1, 16, 16),
+        "label": torch.rand(2, 1, 16, 16).round(),
+        "tissue": torch.randint(5, (2, 16, 16), dtype=torch.uint8),
+    }
 
 
 def test_training_runs_through_its_stages_resumes_and_exports(tmp_path: Path) -> None:
@@ -68,10 +80,10 @@ def test_training_runs_through_its_stages_resumes_and_exports(tmp_path: Path) ->
 
     train_tiny(checkpoint, minutes=0.03)  # done already
     assert read_checkpoint(checkpoint)["step"] == first["step"]
-    train_tiny(checkpoint, minutes=0.06)
+    train_tiny(checkpoint, minutes=first["minutes"] + 0.03)
     second = read_checkpoint(checkpoint)
     assert second["step"] > first["step"]
-    assert second["minutes"] >= 0.06
+    assert second["minutes"] >= first["minutes"] + 0.03
     assert os.listdir(checkpoint.parent) == ["tiny.ckpt"]
 
     export_average(recipe(), checkpoint, tmp_path / "model.pt", [heads.brain()], [heads.ball()], batches=3)
@@ -81,11 +93,7 @@ def test_training_runs_through_its_stages_resumes_and_exports(tmp_path: Path) ->
 
 
 def test_a_run_goes_on_exactly_where_it_was_saved(tmp_path: Path) -> None:
-    batch = {
-        "image": torch.rand(2, 1, 16, 16),
-        "label": torch.rand(2, 1, 16, 16).round(),
-        "tissue": torch.randint(5, (2, 16, 16), dtype=torch.uint8),
-    }
+    batch = random_batch()
     whole, before, after = (Run(recipe()) for _ in range(3))
     before.network.load_state_dict(whole.network.state_dict())
     before.tissue_head.load_state_dict(whole.tissue_head.state_dict())
@@ -101,6 +109,43 @@ def test_a_run_goes_on_exactly_where_it_was_saved(tmp_path: Path) -> None:
     for one, other in ((whole.network, after.network), (whole.average, after.average)):
         for key, value in one.state_dict().items():
             torch.testing.assert_close(other.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_slices_come_from_as_many_processes_as_asked(tmp_path: Path, workers: int) -> None:
+    train_tiny(tmp_path / "tiny.ckpt", 0.02, workers)
+    assert read_checkpoint(tmp_path / "tiny.ckpt")["step"] > 0
+    assert len(multiprocessing.active_children()) == 0
+
+
+def test_a_gpu_is_fed_by_every_core_but_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert usual_workers(torch.device("cuda")) == 7
+    assert usual_workers(torch.device("cpu")) == 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert usual_workers(torch.device("cuda", 1)) == 1
+
+
+@pytest.mark.filterwarnings("ignore:for .* meta parameter")  # the stand-in's name; it does copy
+def test_another_device_takes_over_a_checkpoint_and_learns_the_same(tmp_path: Path) -> None:
+    batch, here = random_batch(), Run(recipe())
+    here.step(batch, 0.1)
+    here.save(tmp_path / "tiny.ckpt")
+    here.step(batch, 0.1)
+    with second_device() as device:
+        there = Run(recipe(), device=device)
+        there.load(tmp_path / "tiny.ckpt")
+        loss = there.step(batch, 0.1)
+        gradients, expected = (
+            [state["exp_avg"] for state in run.optimizer.state.values()] for run in (there, here)
+        )
+        learned = [*there.network.state_dict().values(), *there.tissue_head.parameters()]
+        assert all(tensor.device == device for tensor in (loss, *learned, *gradients))
+        torch.testing.assert_close([gradient.cpu() for gradient in gradients], expected)
+        for one, other in ((here.network, there.network), (here.average.module, there.average.module)):
+            for key, value in one.state_dict().items():
+                # A step of 2e-5 in whichever direction where a gradient is but rounding.
+                torch.testing.assert_close(other.state_dict()[key].cpu(), value, rtol=1e-5, atol=1e-4)
 
 
 def test_exported_weights_fit_the_network_in_half_precision(tmp_path: Path) -> None:
@@ -246,7 +291,7 @@ def test_an_output_that_cannot_be_written_is_told_before_any_work(tmp_path: Path
 
 def test_the_command_tells_bad_input_in_one_sentence(tmp_path: Path) -> None:
     options = ["--model", "cnnres", "--masks", str(tmp_path / "gone"), "--output", str(tmp_path / "a.ckpt")]
-    line = [sys.executable, "-m", "shared_nets.training.pretrain", *options]
+    line = [sys.executable, "-m", "shared_nets.training.pretrain", *options, "--device", "cpu"]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 1
     assert (
@@ -256,7 +301,31 @@ def test_the_command_tells_bad_input_in_one_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "a.ckpt").exists()
 
 
-@pytest.mark.parametrize("wrong", [["--model", "unet"], ["--minutes", "-1"], ["--minuets", "1"]])
+@pytest.mark.parametrize(
+    ("options", "kind", "told"),
+    [
+        (["--device", "nonsense"], DeviceError, "^nonsense: no device has this name"),
+        (
+            ["--device", "cuda:99"],
+            DeviceError,
+            "^cuda:99: (PyTorch finds no GPU|this machine's GPUs)",
+        ),
+        (["--workers", "2", "--simulate-on-device"], UsageError, "leave them out with --simulate-on-device"),
+    ],
+)
+def test_a_device_that_cannot_be_had_is_told_first(
+    tmp_path: Path, options: list[str], kind: type[Exception], told: str
+) -> None:
+    known = ["--model", "xnet", "--masks", str(tmp_path / "gone"), "--output", str(tmp_path / "a.ckpt")]
+    done = CliRunner().invoke(app, [*known, *options])
+    assert isinstance(done.exception, kind)
+    assert re.search(told, str(done.exception))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--model", "unet"], ["--minutes", "-1"], ["--minuets", "1"], ["--workers", "0"]]
+)
 def test_the_command_refuses_wrong_options_before_any_work(tmp_path: Path, wrong: list[str]) -> None:
     right = ["--model", "xnet", "--masks", str(tmp_path), "--output", str(tmp_path / "a.ckpt")]
     done = CliRunner().invoke(app, [*right, *wrong])
