@@ -94,11 +94,36 @@ def label_lesions(mask: ArrayLike) -> NDArray[np.int32]:
     Returns:
         (X, Y, Z): 0 outside, 1 for the largest lesion, and so on; of equal ones the first in the array first.
     """
-    labels = cc3d.connected_components(_as_volume(mask) != 0, connectivity=26)
+    volume = _as_volume(mask) != 0
+    box = lesion_box(volume)
+    labels = np.zeros(volume.shape, dtype=np.int32)
+    labels[box] = _labels(volume[box])
+    return labels
+
+
+def _labels(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    # In one order in memory, which decides whose number of two equal ones is lower.
+    labels = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
     sizes = np.bincount(labels.ravel())[1:]
     rank = np.zeros(len(sizes) + 1, dtype=np.int32)
     rank[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, len(sizes) + 1)
     return cast(NDArray[np.int32], rank[labels])
+
+
+def lesion_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """
+    A box that holds all lesion voxels: what is done there need not be done to a whole head.
+
+    Args:
+        mask: (X, Y, Z).
+
+    Returns:
+        a slice of each axis, with the voxel around the lesions; the first voxel's without any lesion.
+    """
+    sides = [np.flatnonzero(np.any(mask, axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    # The voxel around: cc3d fails on a box that is a single line of voxels.
+    x, y, z = (slice(max(0, s[0] - 1), s[-1] + 2) if len(s) else slice(0, 1) for s in sides)
+    return x, y, z
 
 
 def measure_lesions(
@@ -119,13 +144,16 @@ def measure_lesions(
     Raises:
         ValueError: if the mask is not one 3-D volume.
     """
-    labels = label_lesions(mask)
+    lesion = _as_volume(mask) != 0
+    box = lesion_box(lesion)
+    labels = _labels(lesion[box])
     matrix = _as_numpy(affine).astype(np.float64)
     ml = voxel_ml(matrix)
-    world = np.argwhere(labels) @ matrix[:3, :3].T + matrix[:3, 3]
+    places = np.argwhere(labels) + [side.start for side in box]
+    world = places @ matrix[:3, :3].T + matrix[:3, 3]
     numbers = labels[labels > 0]  # in the same order as the voxels
     volume = None if probability is None else _as_volume(probability)
-    chances = np.full(len(world), np.nan) if volume is None else volume[labels > 0].astype(np.float64)
+    chances = np.full(len(world), np.nan) if volume is None else volume[box][labels > 0].astype(np.float64)
 
     # Each lesion's voxels side by side: one pass, however many lesions there are.
     ends = np.cumsum(np.bincount(numbers, minlength=2)[1:])
@@ -235,7 +263,10 @@ def without_small_lesions(
     """
     # A little less than the limit, so that rounding does not drop a lesion of just this volume.
     voxels = math.ceil(smallest_ml / voxel_ml(affine) - 1e-6)
-    return np.asarray(cc3d.dust(mask, threshold=voxels, connectivity=26), dtype=bool)
+    box = lesion_box(mask)
+    kept = np.zeros_like(mask)
+    kept[box] = cc3d.dust(mask[box], threshold=voxels, connectivity=26)
+    return kept
 
 
 class RemoveSmallLesionsd(MapTransform):

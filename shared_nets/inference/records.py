@@ -13,6 +13,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,7 @@ class Records:
         return _sidecar(result_path(self.output_dir, case, MASK_SUFFIX))
 
 
+@cache
 def software() -> dict[str, str]:
     """The versions of Python, this package and the libraries that results depend on."""
     found = {"python": platform.python_version(), "shared_nets": __version__}

@@ -8,6 +8,7 @@ import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -80,6 +81,7 @@ def volume_bars(volumes: Sequence[float]) -> list[tuple[str, int]]:
     return bars
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("shared_nets.inference", package_path="."),

@@ -196,3 +196,10 @@ def test_a_small_part_that_shares_a_corner_stays() -> None:
     mask[0, 4, 4, 4] = 1
     case = {"pred": MetaTensor(mask, affine=np.eye(4))}
     assert int(RemoveSmallLesionsd("pred", smallest_ml=0.028)(case)["pred"].sum()) == 28
+
+
+def test_labels_do_not_depend_on_the_order_in_memory_or_on_what_lies_around() -> None:
+    mask = np.random.default_rng(0).random((9, 8, 7)) < 0.1
+    labels = label_lesions(mask)
+    assert np.array_equal(label_lesions(np.asfortranarray(mask)), labels)
+    assert np.array_equal(label_lesions(np.pad(mask, 3)), np.pad(labels, 3))
