@@ -180,11 +180,11 @@ def _misaligned(rng: np.random.Generator, flair: Tensor, most_planes: int) -> Te
         flair: ``(planes, rows, columns)``.
         most_planes: how many planes the other height is away at most; none lies beyond the first and last.
     """
-    heights = torch.arange(len(flair)) + int(rng.integers(-most_planes, most_planes + 1))
+    heights = torch.arange(len(flair), device=flair.device) + int(rng.integers(-most_planes, most_planes + 1))
     flair = flair[heights.clip(0, len(flair) - 1)]
     flair = blur(flair, rng.uniform(0.2, 1.6))
     stretch = np.diag(np.exp(rng.normal(0, [0.02, 0.05])))  # columns, and rows, where DWI is distorted
     shift = 2 * rng.normal(0, 1.5, 2) / flair.shape[:0:-1]  # pixels, in units of grid_sample
-    move = torch.from_numpy(np.column_stack([stretch, shift]).astype(np.float32))
+    move = flair.new_tensor(np.column_stack([stretch, shift]))
     grid = F.affine_grid(move[None].expand(len(flair), -1, -1), [len(flair), 1, *flair.shape[1:]], False)
     return F.grid_sample(flair[:, None], grid, align_corners=False)[:, 0]
