@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
@@ -45,7 +44,7 @@ def test_xnet_draws_every_slice_alike_and_leaves_it_as_it_is(bundles: Folders, t
     assert parser.get_parsed_content("max_epochs") == 100
 
 
-def test_xnet_learns_by_a_warmed_up_cosine_over_all_batches(bundles: Folders, trees: Folders) -> None:
+def test_xnet_learns_by_a_cosine_over_all_batches(bundles: Folders, trees: Folders) -> None:
     workflow = ConfigWorkflow(
         config_file=config(bundles["xnet"], "train"), workflow_type="train", bundle_root=str(bundles["xnet"]),
         dataset_dir=str(trees["xnet"]), quiet=True, max_epochs=20, learning_rate=0.002,
@@ -59,10 +58,9 @@ def test_xnet_learns_by_a_warmed_up_cosine_over_all_batches(bundles: Folders, tr
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    warm = steps // 10
-    assert max(rates) == rates[warm] == pytest.approx(0.002)
-    assert rates[: warm + 1] == pytest.approx(np.linspace(0, 0.002, warm + 1))
-    assert rates[warm + (steps - warm) // 2] == pytest.approx(0.001, rel=0.1)  # half of the way down
+    assert rates[0] == 0.002  # also where a program leaves the schedule out
+    assert rates == sorted(rates, reverse=True)
+    assert rates[steps // 2] == pytest.approx(0.001)  # half of the way down
     assert 0 < rates[-1] < 0.002 / 100
 
 
