@@ -230,7 +230,7 @@ class Cohort:
         try:
             coming = background.submit(self._load, *mine[:1])
             with tqdm(total=len(mine), unit="scan", disable=self.quiet, file=sys.stderr) as bar:
-                for index, following in zip(mine, [*mine[1:], None], strict=True):
+                for index, following in zip(mine, [*mine[1:], None], strict=False):  # a part may be empty
                     name = names[index]
                     bar.set_description(name[:32])
                     # One worker: the next scan starts to load when this one has loaded, not before.

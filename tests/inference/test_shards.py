@@ -81,6 +81,13 @@ def test_two_parts_that_end_together_lose_no_rows(tmp_path: Path, monkeypatch: p
     assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == list("abcd")
 
 
+def test_a_part_without_a_scan_is_a_part_like_any_other(tmp_path: Path) -> None:
+    cases = [save(tmp_path, "a")]
+    assert cohort(cases, tmp_path / "out", shard="2/2", quiet=True).run() == []
+    cohort(cases, tmp_path / "out", shard="1/2", quiet=True).run()
+    assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == ["a"]
+
+
 def test_sigterm_is_an_interruption() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated), ended_by_sigterm():
