@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -230,7 +231,7 @@ class Cohort:
         try:
             coming = background.submit(self._load, *mine[:1])
             with tqdm(total=len(mine), unit="scan", disable=self.quiet, file=sys.stderr) as bar:
-                for index, following in zip(mine, [*mine[1:], None], strict=False):  # a part may be empty
+                for index, following in zip_longest(mine, mine[1:]):
                     name = names[index]
                     bar.set_description(name[:32])
                     # One worker: the next scan starts to load when this one has loaded, not before.
