@@ -4,7 +4,8 @@ from shared_nets.data.cases import case_name, find_cases, modality_of, subject_o
 from shared_nets.data.datalist import read_folds, write_data_list
 from shared_nets.data.loading import LoadMaskd, LoadScand, read_mask, read_scan
 from shared_nets.data.pooled import LoadOneChanneld, pooled_cases
-from shared_nets.data.preprocessing import ScaleHeadIntensityd, Spacingd, cranium_mask, head_mask
+from shared_nets.data.preprocessing import ScaleHeadIntensityd, cranium_mask, head_mask
+from shared_nets.data.spacing import Spacingd
 from shared_nets.errors import ScanWarning
 
 __all__ = [

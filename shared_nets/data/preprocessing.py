@@ -8,7 +8,6 @@ from typing import Any, TypeVar, cast
 import cc3d
 import numpy as np
 import torch
-from monai import transforms
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
@@ -28,13 +27,6 @@ COARSE_MM = 3.0
 CRANIUM_MM = 160.0
 # The standard error of a percentile's rank at 0.5 % of half a million voxels is 0.01 %.
 SAMPLES = 500_000
-# Voxels. Coordinates in float32, as for any resampling on a grid of a few hundred voxels, are no more exact.
-SAME_PLACE = 1e-4
-# How near to 0 and 1 a probability counts as certain. Of 1e-2 to 1e-6, this and 1e-3 kept the volumes of 23
-# real lesions best, brought to pixels of 2 mm and back: to 0.25 % in the mean, where linear lost 2.2 %.
-UNCERTAINTY = 1e-4
-NEGLIGIBLE = 1e-6
-SPLINE: dict[str, Any] = {"order": 3, "mode": "nearest"}
 
 
 def head_mask(image: Array) -> Array:
@@ -136,123 +128,6 @@ def _background(channel: NDArray[Any]) -> float | None:
 def _faces(ndim: int) -> list[tuple[slice | int, ...]]:
     whole = (slice(None),) * ndim
     return [(*whole[:axis], side, *whole[axis + 1 :]) for axis in range(ndim) for side in (0, -1)]
-
-
-class Spacingd(transforms.Spacingd):
-    """
-    MONAI's ``Spacingd`` for cases that have more than images, and with a way back for lesion probabilities.
-
-    Up to MONAI 1.6.1 it takes every key that begins with ``image_`` for meta data of ``image``, and fails on
-    the path that MONAI Label keeps as ``image_path``.
-
-    The inverse of ``mode="bilinear"`` is :func:`probability_on`: MONAI's linear one makes convex lesions
-    smaller. That of other modes is MONAI's.
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
-        """
-        Args:
-            data: a case.
-            lazy: as MONAI's.
-
-        Returns:
-            the case with each key's image resampled, all else untouched.
-        """
-        images = {key: data[key] for key in self.key_iterator(dict(data))}
-        return {**data, **super().__call__(images, lazy)}
-
-    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """
-        Args:
-            data: a case with resampled images, or predictions on their grid.
-
-        Returns:
-            the case with each key's image on the grid from before.
-        """
-        back = dict(data)
-        for key in self.key_iterator(back):
-            back[key] = self._back(back[key])
-        return back
-
-    def _back(self, image: MetaTensor) -> torch.Tensor:
-        resample = self.spacing_transform.sp_resample
-        step = resample.get_most_recent_transform(image)
-        how, size = step["extra_info"], tuple(int(n) for n in step["orig_size"])
-        if (how["mode"], how["padding_mode"]) != ("bilinear", "border") or image.pending_operations:
-            return cast(torch.Tensor, self.spacing_transform.inverse(image))
-        resample.pop_transform(image)
-        to_here = np.linalg.solve(np.asarray(image.affine.cpu()), np.asarray(how["src_affine"].cpu()))
-        values = probability_on(image.as_tensor().float(), to_here, size)
-        back = cast(MetaTensor, MetaTensor(values).copy_meta_from(image))
-        back.affine = how["src_affine"]
-        return back
-
-
-def probability_on(
-    probability: torch.Tensor, to_here: NDArray[np.float64], size: tuple[int, ...]
-) -> torch.Tensor:
-    """
-    Lesion probabilities on another grid, with lesions of the size they had.
-
-    Linear interpolation rounds off what curves, so that lesions shrink; and beside a pixel that is certain,
-    one that is half lesion looks like the border. So the logarithm of the odds is interpolated, which is
-    about linear in the distance from the border, by cubic splines, which keep curvature.
-
-    Args:
-        probability: (channels, X, Y, Z), float32, 0-1.
-        to_here: 4×4, from voxel indices of the new grid to those of ``probability``.
-        size: the new grid's.
-
-    Returns:
-        (channels, *size), of the same type and device, 0-1.
-    """
-    if tuple(probability.shape[1:]) == size and _distances(to_here - np.eye(4), size).max() < SAME_PLACE:
-        return probability
-    odds = probability.clamp(0, 1).mul_(1 - 2 * UNCERTAINTY).add_(UNCERTAINTY).logit_()
-    # Axes that stay parallel are taken one after another, which is much faster.
-    parallel = _distances(to_here, size)[:, :3][~np.eye(3, dtype=bool)].max() < SAME_PLACE
-    odds = rescale(odds, to_here, size) if parallel else _resample(odds, to_here, size)
-    back = odds.sigmoid_().sub_(UNCERTAINTY).div_(1 - 2 * UNCERTAINTY).clamp_(0, 1)
-    return F.threshold(back, NEGLIGIBLE, 0, inplace=True)  # air, which rounding left at 1e-8
-
-
-def rescale(volume: torch.Tensor, to_here: NDArray[np.float64], size: tuple[int, ...]) -> torch.Tensor:
-    """
-    Resample on a grid with parallel axes by cubic splines, with the outermost values continued outside.
-
-    Args:
-        volume: (channels, X, Y, Z), floating point.
-        to_here: 4×4 without rotation and shear, from voxel indices of the new grid to the volume's.
-        size: the new grid's.
-
-    Returns:
-        (channels, *size), of the same type and device.
-    """
-    for axis, (old, new) in enumerate(zip(volume.shape[1:], size, strict=True)):
-        scale, start = to_here[axis, axis], to_here[axis, 3]
-        if old == new and np.allclose(
-            start + scale * np.arange(new), np.arange(new), rtol=0, atol=SAME_PLACE
-        ):
-            continue
-        # What each old value gives to each new one: the same on every line along this axis.
-        share = ndimage.affine_transform(np.eye(old), [scale, 1], [start, 0], (new, old), **SPLINE)
-        share[np.abs(share) < 1e-12] = 0  # numbers that float32 hardly holds take ten times as long
-        before, after = volume.shape[: axis + 1], volume.shape[axis + 2 :]
-        volume = torch.matmul(torch.from_numpy(share).to(volume), volume.reshape(*before, old, -1))
-        volume = volume.reshape(*before, new, *after)
-    return volume
-
-
-def _resample(volume: torch.Tensor, to_here: NDArray[np.float64], size: tuple[int, ...]) -> torch.Tensor:
-    """The same on any grid, on the CPU."""
-    channels = volume.cpu().numpy()
-    back = [ndimage.affine_transform(one, to_here, output_shape=size, **SPLINE) for one in channels]
-    return torch.from_numpy(np.stack(back)).to(volume)
-
-
-def _distances(matrix: NDArray[np.float64], size: tuple[int, ...]) -> NDArray[np.float64]:
-    """How far the new grid's axes, and its origin, lead along each of the old one's: (3, 4), voxels."""
-    return cast(NDArray[np.float64], np.abs(matrix[:3]) * [*(n - 1 for n in size), 1])
 
 
 class ScaleHeadIntensityd(MapTransform):

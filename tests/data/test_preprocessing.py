@@ -1,4 +1,4 @@
-"""head_mask and ScaleHeadIntensityd on heads whose true outline is known; Spacingd against MONAI's."""
+"""head_mask and ScaleHeadIntensityd on heads whose true outline is known."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai import transforms
 from monai.data import MetaTensor
-from monai.transforms import CropForegroundd, Invertd
-from scipy import ndimage
-from scipy.spatial.transform import Rotation
+from monai.transforms import CropForegroundd
 
-from shared_nets.data import ScaleHeadIntensityd, Spacingd, cranium_mask, head_mask, preprocessing
-from shared_nets.data.preprocessing import probability_on, rescale
+from shared_nets.data import ScaleHeadIntensityd, cranium_mask, head_mask
 
 
 def ball(shape: tuple[int, ...], centre: tuple[float, ...], radius: float) -> np.ndarray:
@@ -222,131 +218,3 @@ def test_the_neck_is_cut_off_160_mm_under_the_vertex(thickness: float) -> None:
 def test_what_is_shorter_than_a_cranium_is_kept_whole() -> None:
     image = scan(air=20)[None]
     np.testing.assert_array_equal(cranium_mask(image), head_mask(image))
-
-
-# ---- back to the scan's grid ----
-
-
-def grid(kind: str, sizes: tuple[float, float, float]) -> np.ndarray:
-    """An affine with voxels of these sizes in mm."""
-    axes = {
-        "straight": np.eye(3),
-        "swapped and flipped": np.array([[0, -1, 0], [0, 0, 1], [-1, 0, 0]]),
-        "oblique": Rotation.from_euler("xyz", (20, -35, 50), degrees=True).as_matrix(),
-        "sheared": np.array([[1, 0.1, 0], [0, 1, -0.05], [0, 0, 1]]),
-    }[kind]
-    affine = np.eye(4)
-    affine[:3, :3] = axes * sizes
-    affine[:3, 3] = -90.5, 33.25, 7
-    # As NIfTI stores it.
-    return affine.astype(np.float32).astype(np.float64)
-
-
-@pytest.mark.parametrize("kind", ["straight", "swapped and flipped", "oblique", "sheared"])
-@pytest.mark.parametrize(
-    ("sizes", "pixdim"),
-    [
-        ((1.0, 1.0, 1.0), (2.0, 2.0, -1.0)),
-        ((0.43, 0.47, 5.0), (1.5, 1.5, -1.0)),
-        ((3.1, 2.9, 1.2), (2.0, 2.0, -1.0)),  # finer
-        ((1.0, 0.9, 1.0), (1.0, 1.0, 1.7)),
-    ],
-)
-def test_the_way_back_interpolates_log_odds_by_splines(
-    kind: str, sizes: tuple[float, float, float], pixdim: tuple[float, float, float]
-) -> None:
-    """Against MONAI's own way back of the same splines, in float64."""
-    rng = np.random.default_rng(0)
-    image = MetaTensor(torch.from_numpy(rng.random((1, 37, 30, 11))).float(), affine=grid(kind, sizes))
-    image.meta["filename_or_obj"] = "a.nii"
-    torch.manual_seed(1)
-    results = []
-    for spacing in (
-        Spacingd("image", pixdim),
-        transforms.Spacingd("image", pixdim, mode=3, padding_mode="nearest"),
-    ):
-        there = transforms.Compose([spacing, CropForegroundd("image", "image", select_fn=_middle, margin=0)])
-        case = there({"image": image.clone(), "name": "a"})
-        if not results:
-            pred = 0.1 + 0.8 * torch.rand(2, *case["image"].shape[1:])
-            pred[0, 4:, 5] = 0
-        # Cropping fills up with 0, which is a probability of a half in log odds.
-        odds = torch.logit(1e-4 + (1 - 2e-4) * pred) - np.log(1e-4 / (1 - 1e-4))
-        case["pred"] = MetaTensor(pred if not results else odds)
-        results.append(Invertd("pred", there, orig_keys="image", nearest_interp=False)(case)["pred"])
-    ours, monais = results
-    expected = torch.sigmoid(monais.as_tensor().double() + np.log(1e-4 / (1 - 1e-4)))
-    expected = ((expected - 1e-4) / (1 - 2e-4)).clamp(0, 1)
-    assert ours.shape == monais.shape == (2, *image.shape[1:])
-    assert ours.dtype == monais.dtype
-    torch.testing.assert_close(ours.as_tensor().double(), expected, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(ours.affine, image.affine, atol=1e-6)
-    assert ours.applied_operations == []
-    assert ours.meta["filename_or_obj"] == "a.nii"
-
-
-def test_a_grid_that_did_not_change_changes_no_probability() -> None:
-    spacing = Spacingd("image", (2.0, 2.0, -1.0))
-    image = MetaTensor(torch.rand(1, 20, 18, 6), affine=grid("oblique", (2.0, 2.0, 4.0)))
-    back = spacing.inverse(spacing({"image": image.clone()}))["image"]
-    assert torch.equal(back.as_tensor(), image.as_tensor())
-
-
-def test_what_is_certain_all_around_stays_so() -> None:
-    to_here = np.diag([0.4, 0.45, 1.0, 1.0])
-    for value in (0.0, 0.5, 1.0):
-        back = probability_on(torch.full((1, 9, 8, 3), value), to_here, (22, 17, 3))
-        torch.testing.assert_close(back, torch.full_like(back, value), rtol=0, atol=1e-6)
-        assert value > 0 or not back.any()
-
-
-def test_discs_keep_their_area() -> None:
-    """Pixels of 2 mm hold the share of them that is in a disc of 7 mm; linear interpolation takes 2.3 %."""
-    rng = np.random.default_rng(0)
-    fine = (np.arange(400) + 0.5) / 10 - 20
-    to_here = np.diag([0.125, 0.125, 1.0, 1.0])
-    to_here[:2, 3] = -0.4375  # pixels of 0.25 mm
-    areas = []
-    for x, y in rng.uniform(-1, 1, (40, 2)):
-        inside = np.hypot(fine[:, None] - x, fine - y) < 7
-        share = torch.from_numpy(inside.reshape(20, 20, 20, 20).mean((1, 3))).float()
-        back = probability_on(share[None, ..., None], to_here, (160, 160, 1))
-        areas.append(float((back > 0.5).sum()) / 16)
-    assert abs(np.mean(areas) / (np.pi * 49) - 1) < 0.01
-
-
-@pytest.mark.parametrize("kind", ["straight", "swapped and flipped", "oblique"])
-def test_the_way_back_needs_no_coordinates(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    spacing = Spacingd("image", (2.0, 2.0, -1.0))
-    image = MetaTensor(torch.rand(1, 256, 240, 20), affine=grid(kind, (0.9, 0.9, 6.0)))
-    case = spacing({"image": image})
-    monkeypatch.setattr(preprocessing, "_resample", None)
-    assert spacing.inverse(case)["image"].shape == image.shape
-
-
-def _middle(image: torch.Tensor) -> torch.Tensor:
-    inside = torch.zeros_like(image, dtype=torch.bool)
-    inside[:, 2:-1, 1:-2] = True
-    return inside
-
-
-def test_rescaling_is_interpolation_at_every_voxels_place() -> None:
-    rng = np.random.default_rng(0)
-    volume = rng.random((2, 9, 1, 14))
-    to_here = np.diag([0.31, 0.5, 1.7, 1.0])
-    to_here[:3, 3] = -0.9, 0.2, 0.4
-    expected = [
-        ndimage.affine_transform(v, to_here[:3, :3], to_here[:3, 3], (33, 4, 9), order=3, mode="nearest")
-        for v in volume
-    ]
-    ours = rescale(torch.from_numpy(volume), to_here, (33, 4, 9))
-    np.testing.assert_allclose(ours, expected, atol=1e-12)
-
-
-def test_labels_come_back_by_the_nearest_voxel() -> None:
-    labels = MetaTensor(torch.randint(0, 5, (1, 20, 18, 6)).float(), affine=grid("oblique", (1.0, 1.0, 3.0)))
-    spacing = Spacingd("label", (2.0, 2.0, -1.0), mode="nearest")
-    back = spacing.inverse(spacing({"label": labels}))["label"]
-    monais = transforms.Spacingd("label", (2.0, 2.0, -1.0), mode="nearest")
-    assert torch.equal(back, monais.inverse(monais({"label": labels}))["label"])
-    assert set(back.unique().tolist()) <= set(range(5))

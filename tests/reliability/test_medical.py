@@ -152,7 +152,7 @@ def test_volumes_of_balls(tmp_path: Path, happened: Happened, spacing_mm: float)
 @pytest.mark.reliability(
     "Medical safety",
     "Balls of 1.1 mL at 1 mm, at 40 random places, brought to pixels of 2 mm for the network and back",
-    "The mean volume is right to 2 %, each to 5 %.",
+    "Each volume is right to 2 %.",
 )
 def test_volumes_of_balls_anywhere(tmp_path: Path, happened: Happened) -> None:
     rng = np.random.default_rng(0)
@@ -163,10 +163,8 @@ def test_volumes_of_balls_anywhere(tmp_path: Path, happened: Happened) -> None:
         for (x, y, z), (a, b, c) in zip(inside, rng.uniform(-1, 1, (40, 3)), strict=True)
     ]
     errors = volume_errors(tmp_path, {1.1: places}, 2.0)[1.1]
-    beyond = (np.abs(errors) > 0.02).sum()
-    happened(f"{told_errors(errors)}, mean {errors.mean():+.1%}; beyond 2 %: {beyond} of {len(errors)}.")
-    assert abs(errors.mean()) < 0.02
-    assert np.abs(errors).max() < 0.05
+    happened(f"{told_errors(errors)}, mean {errors.mean():+.1%}.")
+    assert np.abs(errors).max() < 0.02
 
 
 def volume_errors(folder: Path, balls: Balls, spacing_mm: float) -> dict[float, np.ndarray]:

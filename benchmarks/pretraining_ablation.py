@@ -1,0 +1,220 @@
+"""
+X-Net's pretraining in short: beside a U-Net of its size, and with a part of the simulator left out.
+
+    python benchmarks/pretraining_ablation.py --masks MASKS --anatomies ANATOMIES --chronic CHRONIC \\
+        --healthy HEALTHY --runs RUNS --output docs/results/pretraining_xnet
+
+Every variant begins with the same seed and sees as many slices of 4 mm, small enough for a CPU. Judged on
+slices of the whole simulator, with masks kept apart, and on real scans: what is marked on a chronic scan, in
+all and on its lesion's side, and what is marked, falsely, on scans without stroke. Writes OUTPUT.csv, a row a
+variant and scan, and OUTPUT.md. Goes on in RUNS where it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from monai.networks.nets import BasicUNet
+from torch import Tensor, nn
+
+from shared_nets.bundles import Model, bundle_folder, run_inference
+from shared_nets.evaluation.tables import statistics
+from shared_nets.networks import XNet
+from shared_nets.release.weights import load_into
+from shared_nets.simulation import Anatomy, LesionShape, SimulatedSlices, read_masks
+from shared_nets.training import pretrain
+
+STAGE = pretrain.Stage(until=1.0, spacing=4.0, shape=(64, 48), batch=8)
+T1 = "shared_nets.simulation.t1"
+JUDGED = 1000
+"""Slices that are drawn to judge on."""
+
+
+class UNet(BasicUNet):
+    """MONAI's BasicUNet at X-Net's size, its last layer named as pretraining knows it."""
+
+    def __init__(self) -> None:
+        super().__init__(spatial_dims=2, in_channels=1, out_channels=1, **UNET)
+
+    @property
+    def head(self) -> nn.Module:
+        """The last convolution."""
+        return self.final_conv
+
+
+UNET: dict[str, Any] = {"features": (44, 88, 176, 352, 704, 44), "norm": "batch"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """
+    The pretraining with something left out or replaced.
+
+    Attributes:
+        replaced: dotted names in the package, and what stands in their place.
+        network: what is trained.
+        network_def: the same for inference.json; None as it stands there.
+    """
+
+    replaced: tuple[tuple[str, Any], ...] = ()
+    network: type[nn.Module] = XNet
+    network_def: dict[str, Any] | None = None
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the pretraining is this variant."""
+        with ExitStack() as stack:
+            for name, new in self.replaced:
+                stack.enter_context(patch(name, new))
+            yield
+
+
+def nothing(_: np.random.Generator, scene: Any, *__: Any) -> Tensor:
+    """No structure anywhere in a scene."""
+    return torch.zeros_like(scene.depth)
+
+
+def unchanged(position: int) -> Callable[..., Any]:
+    """A function that gives back its argument at ``position``."""
+    return lambda *given: given[position]
+
+
+VARIANTS = {
+    "nothing": Variant(),
+    "X-Net: a U-Net of its size": Variant(
+        network=UNet,
+        network_def={
+            "_target_": "monai.networks.nets.BasicUNet",
+            "spatial_dims": 2,
+            "in_channels": 1,
+            "out_channels": 1,
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in UNET.items()},
+        },
+    ),
+    "white-matter disease, harmless fluid, atrophy": Variant(
+        (
+            (f"{T1}.white_matter_spots", nothing),
+            (f"{T1}._harmless_fluid", nothing),
+            (f"{T1}.atrophied", unchanged(1)),
+        )
+    ),
+    "bias field, noise, blur, artefacts": Variant(
+        ((f"{T1}.scanned", lambda _, __, image, level: image * level),)
+    ),
+}
+
+
+def main(
+    masks: Annotated[Path, typer.Option(help="Folder of stroke masks in MNI space.")],
+    chronic: Annotated[Path, typer.Option(help="Folder of T1 scans with a chronic stroke on the left.")],
+    healthy: Annotated[Path, typer.Option(help="Folder of T1 scans without stroke.")],
+    runs: Annotated[Path, typer.Option(help="Folder for weights and masks.")],
+    output: Annotated[Path, typer.Option(help="Name of the tables, without ending.")],
+    anatomies: Annotated[Path | None, typer.Option(help="T1 scans without lesions, anatomies.json.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of eight slices.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and slices.")] = 0,
+) -> None:
+    """Train and judge every variant; write the tables."""
+    torch.set_num_threads(1)
+    heads, shapes = pretrain.anatomies_of(anatomies), pretrain.training_masks(masks)
+    kept = read_masks(pretrain.held_out_masks(masks))
+    rows: list[dict[str, Any]] = []
+    for name, variant in VARIANTS.items():
+        weights = runs / name.replace(" ", "_").replace(":", "") / "model.safetensors"
+        if not weights.is_file():
+            with variant.in_place():
+                train(variant, heads, shapes, steps, seed, weights)
+        rows += ({"left_out": name, **row} for row in judged(variant.network(), weights, heads, kept))
+        for kind, folder in (("chronic", chronic), ("without stroke", healthy)):
+            rows += ({"left_out": name, **row} for row in drawn(variant, weights, folder, kind))
+        table = pd.DataFrame(rows)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(output.with_suffix(".csv"), index=False, float_format="%.4g")
+        output.with_suffix(".md").write_text(markdown(table, steps))
+        print(markdown(table, steps), flush=True)
+
+
+def train(
+    variant: Variant,
+    heads: list[Anatomy],
+    shapes: list[LesionShape],
+    steps: int,
+    seed: int,
+    weights: Path,
+) -> None:
+    """Train as X-Net is, over a number of steps instead of a time, and write the averaged weights."""
+    torch.manual_seed(seed)
+    recipe = replace(pretrain.RECIPES[Model.xnet], network=variant.network, stages=(STAGE,))
+    run = pretrain.Run(recipe)
+    slices = SimulatedSlices(heads, shapes, recipe.paint, STAGE.shape, STAGE.spacing, seed=seed)
+    loader = torch.utils.data.DataLoader(slices, batch_size=STAGE.batch)
+    for batch in islice(loader, steps):
+        run.step(batch, run.steps / steps)
+    checkpoint = weights.with_suffix(".ckpt")
+    run.save(checkpoint)
+    pretrain.export_average(recipe, checkpoint, weights, heads, shapes, seed, batches=20)
+
+
+def judged(
+    network: nn.Module, weights: Path, heads: list[Anatomy], kept: list[LesionShape]
+) -> list[dict[str, Any]]:
+    """A row for each slice of the whole simulator: pixels of lesion, Dice, and what is marked falsely."""
+    load_into(network.eval(), weights)
+    paint = pretrain.RECIPES[Model.xnet].paint
+    slices = SimulatedSlices(heads, kept, paint, STAGE.shape, STAGE.spacing, seed=1)
+    rows = []
+    with torch.no_grad():
+        for number, one in enumerate(islice(slices, JUDGED)):
+            mask, label = network(one["image"][None])[0] > 0, one["label"] > 0
+            hits, marked, lesion = (int(part.sum()) for part in (mask & label, mask, label))
+            row = {"scan": f"slice {number}", "lesion_pixels": lesion, "false_pixels": marked - hits}
+            dice = 2 * hits / (marked + lesion) if lesion else np.nan
+            rows.append({"kind": "simulated", **row, "dice": dice})
+    return rows
+
+
+def drawn(variant: Variant, weights: Path, folder: Path, kind: str) -> list[dict[str, Any]]:
+    """What is marked on the real scans of a folder, in mL, through the bundle's inference.json."""
+    output = weights.parent / kind.replace(" ", "_")
+    settings = {"weights": str(weights), "spacing": [STAGE.spacing, STAGE.spacing, -1.0]}
+    settings |= {"window": list(STAGE.shape), "backend": "torch", "save_picture": False, "quiet": True}
+    settings |= {"network_def": variant.network_def} if variant.network_def else {}
+    run_inference(bundle_folder("xnet"), {**settings, "dataset_dir": str(folder), "output_dir": str(output)})
+    found = pd.read_csv(output / "lesions.csv").set_index("scan")[["volume_ml", "left_ml", "lesion_count"]]
+    return [{"kind": kind, "scan": scan, **row} for scan, row in found.to_dict("index").items()]
+
+
+def markdown(table: pd.DataFrame, steps: int) -> str:
+    """A row a variant."""
+    lines = [
+        f"X-Net trained on {steps * STAGE.batch} slices of {STAGE.spacing:g} mm, one seed.",
+        "",
+        "| left out | Dice, simulated | false pixels a slice | chronic scan, mL | of it left | pieces | "
+        "mL a scan without stroke |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, rows in table.groupby("left_out", sort=False):
+        kinds = dict(list(rows.groupby("kind")))
+        slices, stroke, healthy = kinds["simulated"], kinds["chronic"], kinds["without stroke"]
+        dice = statistics(slices["dice"].dropna().to_numpy(), resamples=10_000, seed=0)
+        lines.append(
+            f"| {name} | {dice['mean']:.3f} ({dice['ci_low']:.3f}–{dice['ci_high']:.3f}) | "
+            f"{slices['false_pixels'].mean():.1f} | {stroke['volume_ml'].mean():.1f} | "
+            f"{stroke['left_ml'].mean():.1f} | {stroke['lesion_count'].mean():.0f} | "
+            f"{healthy['volume_ml'].mean():.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    typer.run(main)
