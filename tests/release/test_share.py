@@ -17,10 +17,13 @@ from shared_nets.evaluation.tables import FOUND, MISSED, write_summary
 from shared_nets.release import check_version
 from shared_nets.release.archive import write_archive
 from shared_nets.release.provenance import verify_bundle
-from shared_nets.release.share import share_weights
+from shared_nets.release.share import _sections, share_weights
 from tests.commands import ROOT, bundle, run, strokeseg
 from tests.heads import head, lesion_mask, write
 from tests.release.test_zoo import SCHEMA
+
+WRITTEN_ANEW = {"Data", "Training", "Performance", "Limits"}
+"""Sections of the card that `strokeseg weights share` writes."""
 
 DATA = "12 T1-weighted scans of two sites, one year after stroke, drawn by two readers; shared with consent."
 
@@ -121,3 +124,11 @@ def test_what_is_missing_is_told(
     assert not folder.exists()
     done = strokeseg("weights", "share", folder, "--bundle", ROOT / "cnnres_bundle", "--weights", weights)
     assert done.code == 2  # without data and authors
+
+
+@pytest.mark.parametrize("name", ["xnet", "cnnres"])
+def test_a_card_tells_of_its_weights_only_where_sharing_writes_anew(name: str) -> None:
+    card = (ROOT / f"{name}_bundle" / "docs" / "README.md").read_text()
+    kept = {title: text for title, text in _sections(card).items() if title not in WRITTEN_ANEW}
+    assert {"Input", "Output", "Commands"} <= kept.keys()
+    assert not [title for title, text in kept.items() if "simulated" in text]
