@@ -12,7 +12,7 @@ variant and scan, and OUTPUT.md. Goes on in RUNS where it was stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -40,19 +40,25 @@ JUDGED = 1000
 """Slices that are drawn to judge on."""
 
 
+UNET: dict[str, Any] = {
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "out_channels": 1,
+    "features": [44, 88, 176, 352, 704, 44],
+    "norm": "batch",
+}
+
+
 class UNet(BasicUNet):
     """MONAI's BasicUNet at X-Net's size, its last layer named as pretraining knows it."""
 
     def __init__(self) -> None:
-        super().__init__(spatial_dims=2, in_channels=1, out_channels=1, **UNET)
+        super().__init__(**UNET)
 
     @property
     def head(self) -> nn.Module:
         """The last convolution."""
         return self.final_conv
-
-
-UNET: dict[str, Any] = {"features": (44, 88, 176, 352, 704, 44), "norm": "batch"}
 
 
 @dataclass(frozen=True)
@@ -84,28 +90,17 @@ def nothing(_: np.random.Generator, scene: Any, *__: Any) -> Tensor:
     return torch.zeros_like(scene.depth)
 
 
-def unchanged(position: int) -> Callable[..., Any]:
-    """A function that gives back its argument at ``position``."""
-    return lambda *given: given[position]
-
-
 VARIANTS = {
     "nothing": Variant(),
     "X-Net: a U-Net of its size": Variant(
         network=UNet,
-        network_def={
-            "_target_": "monai.networks.nets.BasicUNet",
-            "spatial_dims": 2,
-            "in_channels": 1,
-            "out_channels": 1,
-            **{key: list(value) if isinstance(value, tuple) else value for key, value in UNET.items()},
-        },
+        network_def={"_target_": "monai.networks.nets.BasicUNet", **UNET},
     ),
     "white-matter disease, harmless fluid, atrophy": Variant(
         (
             (f"{T1}.white_matter_spots", nothing),
             (f"{T1}._harmless_fluid", nothing),
-            (f"{T1}.atrophied", unchanged(1)),
+            (f"{T1}.atrophied", lambda _, tissues: tissues),
         )
     ),
     "bias field, noise, blur, artefacts": Variant(
@@ -156,13 +151,13 @@ def train(
     torch.manual_seed(seed)
     recipe = replace(pretrain.RECIPES[Model.xnet], network=variant.network, stages=(STAGE,))
     run = pretrain.Run(recipe)
-    slices = SimulatedSlices(heads, shapes, recipe.paint, STAGE.shape, STAGE.spacing, seed=seed)
-    loader = torch.utils.data.DataLoader(slices, batch_size=STAGE.batch)
-    for batch in islice(loader, steps):
+    # Simulated in this process, where the variant is in place.
+    batches = pretrain._batches(recipe, STAGE, heads, shapes, seed, run.device, workers=0)
+    for batch in islice(batches, steps):
         run.step(batch, run.steps / steps)
     checkpoint = weights.with_suffix(".ckpt")
     run.save(checkpoint)
-    pretrain.export_average(recipe, checkpoint, weights, heads, shapes, seed, batches=20)
+    pretrain.export_average(recipe, checkpoint, weights, heads, shapes, seed, batches=20, workers=0)
 
 
 def judged(

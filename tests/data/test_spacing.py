@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from shared_nets.data import Spacingd
 from shared_nets.data import spacing as spacing_module
-from shared_nets.data.spacing import UNCERTAINTY, linear_shares, probability_on, rescale, spline_shares
+from shared_nets.data.spacing import linear_shares, probability_on, rescale, spline_shares
 
 
 def grid(kind: str, sizes: tuple[float, float, float]) -> np.ndarray:
@@ -50,7 +50,8 @@ def test_the_way_back_interpolates_log_odds_by_splines(
     image = MetaTensor(torch.from_numpy(rng.random((1, 37, 30, 11))).float(), affine=grid(kind, sizes))
     image.meta["filename_or_obj"] = "a.nii"
     torch.manual_seed(1)
-    offset = np.log(UNCERTAINTY / (1 - UNCERTAINTY))
+    certain = 3e-5  # so near to 0 and 1
+    offset = np.log(certain / (1 - certain))
     results = []
     for spacing in (
         Spacingd("image", pixdim),
@@ -62,12 +63,12 @@ def test_the_way_back_interpolates_log_odds_by_splines(
             pred = 0.1 + 0.8 * torch.rand(2, *case["image"].shape[1:])
             pred[0, 4:, 5] = 0
         # Cropping fills up with 0, which is a probability of a half in log odds.
-        odds = torch.logit(UNCERTAINTY + (1 - 2 * UNCERTAINTY) * pred) - offset
+        odds = torch.logit(certain + (1 - 2 * certain) * pred) - offset
         case["pred"] = MetaTensor(pred if not results else odds)
         results.append(Invertd("pred", there, orig_keys="image", nearest_interp=False)(case)["pred"])
     ours, monais = results
     expected = torch.sigmoid(monais.as_tensor().double() + offset)
-    expected = ((expected - UNCERTAINTY) / (1 - 2 * UNCERTAINTY)).clamp(0, 1)
+    expected = ((expected - certain) / (1 - 2 * certain)).clamp(0, 1)
     assert ours.shape == monais.shape == (2, *image.shape[1:])
     assert ours.dtype == monais.dtype
     torch.testing.assert_close(ours.as_tensor().double(), expected, rtol=0, atol=1e-5)
