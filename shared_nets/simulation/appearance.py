@@ -156,7 +156,14 @@ def blur(image: Tensor, sigma: float) -> Tensor:
     return flat.reshape(image.shape)
 
 
-def closed(mask: Tensor) -> Tensor:
-    """Morphological closing by 3×3 pixels in the slice of a boolean ``mask`` ``(planes, rows, columns)``."""
-    grown = F.max_pool2d(mask.float(), 3, stride=1, padding=1)
-    return -F.max_pool2d(-grown, 3, stride=1, padding=1) > 0.5
+def closed(mask: Tensor, reach: int) -> Tensor:
+    """
+    Morphological closing of a mask in the slice: gaps as wide as twice the reach are filled.
+
+    Args:
+        mask: bool, ``(planes, rows, columns)``.
+        reach: pixels by which the mask grows and shrinks again.
+    """
+    size = 2 * reach + 1
+    grown = F.max_pool2d(mask.float(), size, stride=1, padding=reach)
+    return -F.max_pool2d(-grown, size, stride=1, padding=reach) > 0.5

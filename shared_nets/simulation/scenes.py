@@ -167,8 +167,8 @@ def _with_grown_ventricles(
     """
     points = lesions[0].points() if lesions else np.zeros((1, 3))
     is_large = bool(lesions) and lesions[0].shape.volume_ml > LARGE_ML
-    both = max(0.0, rng.normal(1.0, 2.0))  # mm
-    one = rng.uniform(2, 15) if rng.random() < (0.8 if is_large else 0.3) else 0.0
+    both = max(0.0, rng.normal(2.0, 5.0))  # mm
+    one = rng.uniform(2, 25) if rng.random() < (0.8 if is_large else 0.3) else 0.0
     side = int(rng.integers(2))
     if lesions and rng.random() < 0.85:
         side = int(points[:, 0].mean() > 0)

@@ -12,6 +12,7 @@ from shared_nets.simulation import Paint, Scene, acute_contrast, build_scene, t1
 from shared_nets.simulation.acute import _misaligned
 from shared_nets.simulation.anatomy import CSF, GREY, WHITE
 from shared_nets.simulation.appearance import atrophied, blur, closed
+from shared_nets.simulation.t1 import ENCLOSED_MM, _visible_lesion
 from tests.simulation import heads
 
 ANATOMY = heads.brain()
@@ -64,6 +65,27 @@ def test_chronic_lesions_are_dark_on_t1() -> None:
             contrasts.append((image[0][label > 0].median() / image[0][white].median()).item())
     assert len(contrasts) > 8
     assert max(contrasts) < 1
+
+
+@pytest.mark.parametrize("spacing", [1.0, 2.0])
+def test_spared_tissue_between_damaged_is_labelled_up_to_a_width_in_mm(spacing: float) -> None:
+    made = build_scene(np.random.default_rng(0), ANATOMY, [], (64, 64), spacing)
+    made = replace(
+        made,
+        lesion=torch.ones_like(made.lesion),
+        ventricle=torch.zeros_like(made.ventricle),
+        planes_per_slice=1,
+    )
+    across = spacing * torch.arange(64).expand(1, 64, 64)
+
+    def labelled(spared_mm: float) -> bool:
+        damaged = ((across - 32).abs() >= spared_mm / 2) & ((across - 32).abs() < 16)
+        label = _visible_lesion(made, damaged.float(), torch.zeros_like(made.lesion))
+        assert not label[(across - 32).abs() > 16].any()
+        return bool(label[0, 32, (across[0, 0] - 32).abs() < 14].all())
+
+    assert labelled(ENCLOSED_MM - 2)
+    assert not labelled(ENCLOSED_MM + 4)
 
 
 def test_acute_lesions_are_bright_on_dwi() -> None:
@@ -155,11 +177,14 @@ def test_blur_keeps_sums_and_has_its_width() -> None:
     assert blur(point, 0.1) is point
 
 
-def test_closing_fills_gaps_of_two_pixels_and_no_more() -> None:
-    mask = torch.zeros(1, 9, 12, dtype=torch.bool)
-    mask[0, 2:7, [1, 2, 5, 6]] = True  # a gap of two columns
-    mask[0, 2:7, 10] = True  # a gap of three
-    filled = closed(mask)[0]
-    assert filled[4, 1:7].all()
-    assert not filled[4, 7:10].any()
+@pytest.mark.parametrize("reach", [1, 2])
+def test_closing_fills_gaps_of_twice_its_reach_and_no_more(reach: int) -> None:
+    mask = torch.zeros(1, 13, 24, dtype=torch.bool)
+    second, third = 5 + 2 * reach, 7 + 4 * reach
+    mask[0, 3:10, 3:5] = True
+    mask[0, 3:10, second : second + 1] = True  # after as wide a gap as is filled
+    mask[0, 3:10, third : third + 2] = True  # after one that is wider by a column
+    filled = closed(mask, reach)[0]
+    assert filled[6, 3 : second + 1].all()
+    assert not filled[6, second + 1 : third].any()
     assert (filled >= mask[0]).all()
