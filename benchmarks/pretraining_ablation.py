@@ -3,12 +3,15 @@ X-Net's pretraining in short: beside a U-Net of its size, and with a part of the
 
     python benchmarks/pretraining_ablation.py --masks MASKS --anatomies ANATOMIES --chronic CHRONIC \\
         --healthy HEALTHY --runs RUNS --output docs/results/pretraining_xnet
+    python benchmarks/pretraining_ablation.py ... --pretrained xnet_bundle/models/model.safetensors \\
+        --output docs/results/ablation_xnet
 
-Every variant is a network of a quarter of the channels, which a CPU teaches in minutes what the whole one
-learns in hours, and sees as many slices, of the size the pretraining begins with; all but one begin with the
-same seed. Judged on slices of the whole simulator, with masks kept apart, and on real scans: what is marked
-on a chronic scan, in all and on its lesion's side, and what is marked, falsely, on scans without stroke.
-Writes OUTPUT.csv, a row a variant and scan, and OUTPUT.md. Goes on in RUNS where it was stopped.
+Every variant begins with the same seed and sees as many slices: from random weights, of 4 mm, small enough
+for a CPU; or, with ``--pretrained``, after the weights that are given, of the size their training began with,
+which tells what they forget without a part. Judged on slices of the whole simulator, with masks kept apart,
+and on real scans: what is marked on a chronic scan, in all and on its lesion's side, and what is marked,
+falsely, on scans without stroke. Writes OUTPUT.csv, a row a variant and scan, and OUTPUT.md. Goes on in RUNS
+where it was stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +39,10 @@ from shared_nets.simulation import Anatomy, LesionShape, SimulatedSlices, read_m
 from shared_nets.training import pretrain
 
 RECIPE = pretrain.RECIPES[Model.xnet]
-STAGE = replace(RECIPE.stages[0], until=1.0)
+FROM_RANDOM = pretrain.Stage(until=1.0, spacing=4.0, shape=(64, 48), batch=8)
+FROM_WEIGHTS = replace(RECIPE.stages[0], until=1.0)
+LEARNING_RATE = 5e-4
+"""After weights that are given: half of what they began with."""
 SIMULATION = "shared_nets.simulation"
 T1 = f"{SIMULATION}.t1"
 JUDGED = 1000
@@ -47,13 +53,13 @@ UNET: dict[str, Any] = {
     "spatial_dims": 2,
     "in_channels": 1,
     "out_channels": 1,
-    "features": [11, 22, 44, 88, 176, 11],
+    "features": [44, 88, 176, 352, 704, 44],
     "norm": "batch",
 }
 
 
 class UNet(BasicUNet):
-    """MONAI's BasicUNet at the narrow X-Net's size, its last layer named as pretraining knows it."""
+    """MONAI's BasicUNet at X-Net's size, its last layer named as pretraining knows it."""
 
     def __init__(self) -> None:
         super().__init__(**UNET)
@@ -85,13 +91,9 @@ class Variant:
     def in_place(self) -> Iterator[None]:
         """Inside, the pretraining is this variant."""
         with ExitStack() as stack:
-            for name, new in (NARROW, *self.replaced):
+            for name, new in self.replaced:
                 stack.enter_context(patch(name, new))
             yield
-
-
-NARROW = ("shared_nets.networks.xnet.WIDTHS", (16, 32, 64, 128, 256))
-"""X-Net's channels, each a quarter."""
 
 
 def nothing(_: np.random.Generator, scene: Any, *__: Any) -> Tensor:
@@ -101,11 +103,6 @@ def nothing(_: np.random.Generator, scene: Any, *__: Any) -> Tensor:
 
 VARIANTS = {
     "nothing": Variant(),
-    "nothing, another seed": Variant(seed=1),
-    "X-Net: a U-Net of its size": Variant(
-        network=UNet,
-        network_def={"_target_": "monai.networks.nets.BasicUNet", **UNET},
-    ),
     "white-matter disease, harmless fluid, atrophy": Variant(
         (
             (f"{T1}.white_matter_spots", nothing),
@@ -113,19 +110,23 @@ VARIANTS = {
             (f"{T1}.atrophied", lambda _, tissues: tissues),
         )
     ),
-    "wide ventricles": Variant(
-        ((f"{SIMULATION}.scenes._with_grown_ventricles", lambda _, __, inside, ___: inside),)
-    ),
-    "deformation of the head": Variant(
-        ((f"{SIMULATION}.scenes._deformed", lambda _, coordinates: coordinates),)
-    ),
     "bias field, noise, blur, artefacts": Variant(
         (
             (f"{T1}.scanned", lambda _, __, image, level: image * level),
             (f"{SIMULATION}.slices.with_artefacts", lambda _, image: image),
         )
     ),
+    "wide ventricles": Variant(
+        ((f"{SIMULATION}.scenes._with_grown_ventricles", lambda _, __, inside, ___: inside),)
+    ),
     "tissues learned beside the lesion": Variant((("shared_nets.training.pretrain.TISSUE_WEIGHT", 0.0),)),
+    "nothing, another seed": Variant(seed=1),
+}
+FROM_RANDOM_ONLY = {
+    "X-Net: a U-Net of its size": Variant(
+        network=UNet,
+        network_def={"_target_": "monai.networks.nets.BasicUNet", **UNET},
+    ),
 }
 
 
@@ -136,7 +137,8 @@ def main(
     runs: Annotated[Path, typer.Option(help="Folder for weights and masks.")],
     output: Annotated[Path, typer.Option(help="Name of the tables, without ending.")],
     anatomies: Annotated[Path | None, typer.Option(help="T1 scans without lesions, anatomies.json.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of eight slices.")] = 1000,
+    pretrained: Annotated[Path | None, typer.Option(help="X-Net's weights to begin with.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of eight slices.")] = 600,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and slices.")] = 0,
 ) -> None:
     """Train and judge every variant; write the tables."""
@@ -144,36 +146,44 @@ def main(
     heads, shapes = pretrain.anatomies_of(anatomies), pretrain.training_masks(masks)
     kept = read_masks(pretrain.held_out_masks(masks))
     rows: list[dict[str, Any]] = []
-    for name, variant in VARIANTS.items():
+    stage = FROM_WEIGHTS if pretrained else FROM_RANDOM
+    what = f"X-Net trained {'further' if pretrained else 'from random weights'} on "
+    what += f"{steps * stage.batch} slices of {stage.spacing:g} mm."
+    variants = VARIANTS if pretrained else VARIANTS | FROM_RANDOM_ONLY
+    for name, variant in variants.items():
         weights = runs / name.replace(" ", "_").replace(":", "") / "model.safetensors"
         if not weights.is_file():
             with variant.in_place():
-                train(variant, heads, shapes, steps, seed + variant.seed, weights)
-        with replace(variant, replaced=()).in_place():  # judged by the whole simulator
-            rows += ({"left_out": name, **row} for row in judged(variant.network(), weights, heads, kept))
-            for kind, folder in (("chronic", chronic), ("without stroke", healthy)):
-                rows += ({"left_out": name, **row} for row in drawn(variant, weights, folder, kind))
+                train(variant, stage, heads, shapes, steps, seed + variant.seed, weights, pretrained)
+        rows += ({"left_out": name, **row} for row in judged(variant.network(), stage, weights, heads, kept))
+        for kind, folder in (("chronic", chronic), ("without stroke", healthy)):
+            rows += ({"left_out": name, **row} for row in drawn(variant, stage, weights, folder, kind))
         table = pd.DataFrame(rows)
         output.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(output.with_suffix(".csv"), index=False, float_format="%.4g")
-        output.with_suffix(".md").write_text(markdown(table, steps))
-        print(markdown(table, steps), flush=True)
+        output.with_suffix(".md").write_text(
+            markdown(table, f"{what} {steps * stage.batch} slices of {stage.spacing:g} mm.")
+        )
+        print(markdown(table, f"{what} {steps * stage.batch} slices of {stage.spacing:g} mm."), flush=True)
 
 
 def train(
     variant: Variant,
+    stage: pretrain.Stage,
     heads: list[Anatomy],
     shapes: list[LesionShape],
     steps: int,
     seed: int,
     weights: Path,
+    pretrained: Path | None,
 ) -> None:
     """Train as X-Net is, over a number of steps instead of a time, and write the averaged weights."""
     torch.manual_seed(seed)
-    recipe = replace(RECIPE, network=variant.network, stages=(STAGE,))
-    run = pretrain.Run(recipe)
+    rate = LEARNING_RATE if pretrained else RECIPE.learning_rate
+    recipe = replace(RECIPE, network=variant.network, stages=(stage,), learning_rate=rate)
+    run = pretrain.Run(recipe, pretrained)
     # Simulated in this process, where the variant is in place.
-    batches = pretrain._batches(recipe, STAGE, heads, shapes, seed, run.device, workers=0)
+    batches = pretrain._batches(recipe, stage, heads, shapes, seed, run.device, workers=0)
     for batch in islice(batches, steps):
         run.step(batch, run.steps / steps)
     checkpoint = weights.with_suffix(".ckpt")
@@ -182,11 +192,11 @@ def train(
 
 
 def judged(
-    network: nn.Module, weights: Path, heads: list[Anatomy], kept: list[LesionShape]
+    network: nn.Module, stage: pretrain.Stage, weights: Path, heads: list[Anatomy], kept: list[LesionShape]
 ) -> list[dict[str, Any]]:
     """A row for each slice of the whole simulator: pixels of lesion, Dice, and what is marked falsely."""
     load_into(network.eval(), weights)
-    slices = SimulatedSlices(heads, kept, RECIPE.paint, STAGE.shape, STAGE.spacing, seed=1)
+    slices = SimulatedSlices(heads, kept, RECIPE.paint, stage.shape, stage.spacing, seed=1)
     rows = []
     with torch.no_grad():
         for number, one in enumerate(islice(slices, JUDGED)):
@@ -198,20 +208,24 @@ def judged(
     return rows
 
 
-def drawn(variant: Variant, weights: Path, folder: Path, kind: str) -> list[dict[str, Any]]:
+def drawn(
+    variant: Variant, stage: pretrain.Stage, weights: Path, folder: Path, kind: str
+) -> list[dict[str, Any]]:
     """What is marked on the real scans of a folder, in mL, through the bundle's inference.json."""
     output = weights.parent / kind.replace(" ", "_")
     settings = {"weights": str(weights), "backend": "torch", "save_picture": False, "quiet": True}
+    if stage == FROM_RANDOM:
+        settings |= {"spacing": [stage.spacing, stage.spacing, -1.0], "window": list(stage.shape)}
     settings |= {"network_def": variant.network_def} if variant.network_def else {}
     run_inference(bundle_folder("xnet"), {**settings, "dataset_dir": str(folder), "output_dir": str(output)})
     found = pd.read_csv(output / "lesions.csv").set_index("scan")[["volume_ml", "left_ml", "lesion_count"]]
     return [{"kind": kind, "scan": scan, **row} for scan, row in found.to_dict("index").items()]
 
 
-def markdown(table: pd.DataFrame, steps: int) -> str:
-    """A row a variant."""
+def markdown(table: pd.DataFrame, what: str) -> str:
+    """A row a variant, under what was done."""
     lines = [
-        f"X-Net with a quarter of its channels and {steps * STAGE.batch} slices of {STAGE.spacing:g} mm.",
+        what,
         "",
         "| left out | Dice, simulated | false pixels a slice | chronic scan, mL | of it left | pieces | "
         "mL a scan without stroke |",

@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -35,7 +35,7 @@ from shared_nets.errors import (
 )
 from shared_nets.files import held, in_turn
 from shared_nets.inference.lesions import LesionSummary, head_midline, measure_lesions
-from shared_nets.inference.outputs import engine_cases, make_output_folder, write_table
+from shared_nets.inference.outputs import LesionWriter, make_output_folder, write_table
 from shared_nets.inference.records import NOTICE, Records, Result, plain, software, write_json
 from shared_nets.inference.report import write_report
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
@@ -86,6 +86,15 @@ class Loaded(NamedTuple):
     earlier: Result | None
 
 
+class Segmented(NamedTuple):
+    """A case with all that came out of network and postprocessing, and what was known of it before."""
+
+    case: Case
+    odd: str
+    seconds: float
+    inputs: list[dict[str, str]]
+
+
 def lesion_summary(case: Mapping[str, Any]) -> LesionSummary:
     """
     The lesion measurements of one case.
@@ -116,9 +125,10 @@ class Cohort:
     """
     Runs an evaluator over scans, one engine run a scan, and keeps a table of what came out.
 
-    The next scan is loaded in the background while the network works on this one. After each scan the
-    table is written anew. A scan that fails is a row with the reason, and the others go on; an output folder
-    that cannot be written, or unusable weights, end the run. One run at a time writes an output folder.
+    While the network works on a scan, the next one is loaded and the results of the one before are measured
+    and written, each in a thread. After each scan the table is written anew. A scan that fails is a row with
+    the reason, and the others go on; an output folder that cannot be written, or unusable weights, end the
+    run. One run at a time writes an output folder.
 
     With ``records``, scans that an earlier run finished are left alone, and the folder also gets
     ``components.csv`` (a row a lesion), ``manifest.json`` (what ran) and ``report.html``.
@@ -128,9 +138,10 @@ class Cohort:
     into ``shards``, and whatever of all parts is there by then into the tables and the report.
 
     Args:
-        evaluator: a MONAI evaluator; its handlers write what is to be written. Its data loader is replaced.
+        evaluator: a MONAI evaluator. Its data loader is replaced.
         dataset: loads one case by index; its ``data`` holds the case dicts, each with ``name``.
         output_dir: where the table goes; created if need be.
+        writer: writes what came out of each scan.
         table: the table's file name.
         measures: functions from the finished case (everything loaded and everything that came out) to
             further columns, placed before ``seconds``.
@@ -149,6 +160,7 @@ class Cohort:
         evaluator: Evaluator,
         dataset: Dataset,
         output_dir: str | Path,
+        writer: LesionWriter | None = None,
         table: str = "lesions.csv",
         measures: Sequence[Callable[[Case], Mapping[str, Any]]] = (),
         summarise: Callable[[Path, Path], Any] | None = None,
@@ -161,6 +173,7 @@ class Cohort:
         self.evaluator = evaluator
         self.dataset = dataset
         self.output_dir = Path(output_dir)
+        self.writer = writer
         self.table = self.output_dir / table
         self.measures = tuple(measures)
         self.summary = self.output_dir / SUMMARY
@@ -227,23 +240,40 @@ class Cohort:
         names = [str(case["name"]) for case in self.dataset.data]
         mine = shard.indices(len(names))
         table = self._table_on_the_way(shard)
-        background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-scan")
-        try:
-            coming = background.submit(self._load, *mine[:1])
-            with tqdm(total=len(mine), unit="scan", disable=self.quiet, file=sys.stderr) as bar:
+        before = ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-scan")
+        after = ThreadPoolExecutor(max_workers=1, thread_name_prefix="results")
+        with tqdm(total=len(mine), unit="scan", disable=self.quiet, file=sys.stderr) as bar:
+            leaving: Future[Result] | None = None
+
+            def keep() -> None:
+                """Wait for the results that are being written, and list them."""
+                nonlocal leaving
+                if leaving is None:
+                    return
+                wait([leaving])
+                this, leaving = leaving, None
+                self.results.append(this.result())
+                if table is not None:
+                    self._write_tables(table, self.results)
+                self._say(self.results[-1], bar)
+                bar.update()
+
+            try:
+                coming = before.submit(self._load, *mine[:1])
                 for index, following in zip_longest(mine, mine[1:]):
-                    name = names[index]
-                    bar.set_description(name[:32])
+                    bar.set_description(names[index][:32])
                     # One worker: the next scan starts to load when this one has loaded, not before.
-                    this, coming = coming, background.submit(self._load, following)
-                    result = self._run_one(index, this.result)
-                    self.results.append(result)
-                    if table is not None:
-                        self._write_tables(table, self.results)
-                    self._say(result, bar)
-                    bar.update()
-        finally:
-            background.shutdown(cancel_futures=True)
+                    loaded, coming = coming, before.submit(self._load, following)
+                    segmented = self._segment(index, loaded.result)
+                    # One scan's results at a time: no more than three scans are in memory.
+                    keep()
+                    leaving = after.submit(self._finish, index, segmented)
+            finally:
+                before.shutdown(cancel_futures=True)
+                try:
+                    keep()  # also when the run is interrupted: they are nearly there
+                finally:
+                    after.shutdown()
 
     def _load(self, index: int | None = None) -> Loaded:
         """The case and what is to be known of it; nothing past the last one."""
@@ -259,10 +289,8 @@ class Cohort:
                 inputs = self.records.inputs(self.dataset.data[index]) if self.records else []
         return Loaded(case, " ".join(odd), time.perf_counter() - start, inputs, None)
 
-    def _run_one(self, index: int, load: Callable[[], Loaded]) -> Result:
-        """The result of one scan, also when it fails; raises what would fail every scan."""
-        given = self.dataset.data[index]
-        name = str(given["name"])
+    def _segment(self, index: int, load: Callable[[], Loaded]) -> Segmented | Result:
+        """What the network makes of one scan, or a result that is there; raises what would fail all scans."""
         start = time.perf_counter()
         loading = 0.0
         try:
@@ -270,37 +298,50 @@ class Cohort:
             if earlier is not None:
                 return earlier
             start = time.perf_counter()
-            row, lesions = self._segment(case)
-            seconds = round(loading + time.perf_counter() - start, 2)
-            row = {"scan": name, "status": "ok", **row, "seconds": seconds, "message": odd}
-            result = Result(row, [{"scan": name, **lesion} for lesion in lesions], inputs)
+            finished: Case = {}
+            run_engine(self.evaluator, case, finished.update)
+            return Segmented(finished, odd, loading + time.perf_counter() - start, inputs)
+        except Exception as error:
+            return self._failure(index, error, loading + time.perf_counter() - start)
+
+    def _finish(self, index: int, segmented: Segmented | Result) -> Result:
+        """Write and measure what came out of one scan; raises what would fail every scan."""
+        if isinstance(segmented, Result):
+            return segmented
+        given = self.dataset.data[index]
+        name = str(given["name"])
+        start = time.perf_counter()
+        try:
+            if self.writer is not None:
+                self.writer.write(segmented.case)
+            row, lesions = self._measured(segmented.case)
+            seconds = round(segmented.seconds + time.perf_counter() - start, 2)
+            row = {"scan": name, "status": "ok", **row, "seconds": seconds, "message": segmented.odd}
+            result = Result(row, [{"scan": name, **lesion} for lesion in lesions], segmented.inputs)
             if self.records is not None:
                 self.records.write(given, result)
             return result
         except Exception as error:
-            if self.debug:
-                raise
-            ours = own_error(error)
-            if ours is not None and _concerns_all(ours):
-                raise type(ours)(str(ours)) from error
-            seconds = round(loading + time.perf_counter() - start, 2)
-            message = one_sentence(error, name)
-            return Result({"scan": name, "status": "failed", "seconds": seconds, "message": message})
+            return self._failure(index, error, segmented.seconds + time.perf_counter() - start)
 
-    def _segment(self, case: Case) -> tuple[Row, list[Row]]:
-        """Run the engine on one loaded case, and measure what comes out: all lesions, and each."""
-        row: Row = {}
-        lesions: list[Row] = []
+    def _measured(self, case: Case) -> tuple[Row, list[Row]]:
+        """What is measured of a finished case: of all its lesions, and of each."""
+        summary = lesion_summary(case)
+        row = rounded({k: v for k, v in vars(summary).items() if k != "lesions"})
+        for columns in self.measures:
+            row.update(columns(case))
+        return row, [rounded(vars(lesion)) for lesion in summary.lesions]
 
-        def measure(finished: Case) -> None:
-            summary = lesion_summary(finished)
-            row.update(rounded({k: v for k, v in vars(summary).items() if k != "lesions"}))
-            lesions.extend(rounded(vars(lesion)) for lesion in summary.lesions)
-            for columns in self.measures:
-                row.update(columns(finished))
-
-        run_engine(self.evaluator, case, measure)
-        return row, lesions
+    def _failure(self, index: int, error: Exception, seconds: float) -> Result:
+        """The row of a scan that failed; raises what would fail every scan, and everything with debug."""
+        if self.debug:
+            raise error
+        ours = own_error(error)
+        if ours is not None and _concerns_all(ours):
+            raise type(ours)(str(ours)) from error
+        name = str(self.dataset.data[index]["name"])
+        row = {"scan": name, "status": "failed", "seconds": round(seconds, 2)}
+        return Result({**row, "message": one_sentence(error, name)})
 
     # ---- what all processes did ----
 
@@ -448,13 +489,25 @@ def run_engine(engine: Evaluator, case: Case, then: Callable[[Case], Any]) -> No
     # Ignite logs errors before it raises them; here they become rows.
     engine.logger.addFilter(_is_no_error)
     try:
-        with engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: then(*engine_cases(engine))):
+        with engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: then(*_engine_cases(engine))):
             engine.run()
     finally:
         engine.logger.removeFilter(_is_no_error)
         # The volumes; the next scan is loading.
         engine.data_loader = []
         engine.state.dataloader = engine.state.batch = engine.state.output = None
+
+
+def _engine_cases(engine: Evaluator) -> list[dict[str, Any]]:
+    """
+    The cases of the last iteration, each with what was loaded and what came out.
+
+    MONAI's engines leave in ``state.output`` what the network and postprocessing made, and in
+    ``state.batch`` all other keys, such as ``name``.
+    """
+    batch: Any = engine.state.batch
+    output: Any = engine.state.output
+    return [{**loaded, **made} for loaded, made in zip(batch, output, strict=True)]
 
 
 def one_sentence(error: BaseException, name: str) -> str:

@@ -15,7 +15,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
-from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
@@ -164,7 +163,7 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Se
 
 class LesionWriter:
     """
-    Handler that writes each scan's results into one folder, named by the case's ``name``.
+    Writes each scan's results into one folder, named by the case's ``name``.
 
     ``NAME_label-lesion_mask.nii.gz`` (uint8) and ``NAME_label-lesion.png``; if asked for,
     ``NAME_label-lesion_probseg.nii.gz`` (float32) and ``NAME_label-lesion_dseg.nii.gz`` (the lesions
@@ -203,22 +202,16 @@ class LesionWriter:
         }
         return [suffix for suffix, is_wanted in wanted.items() if is_wanted]
 
-    def attach(self, engine: Engine) -> None:
-        """Write after every iteration of ``engine``, whose output is a list of decollated cases."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
+    def write(self, case: Mapping[str, Any]) -> None:
         """
-        Write the results of the cases in ``engine.state``.
+        Write one case.
+
+        Args:
+            case: ``name``, ``image`` (preprocessed), ``pred`` and ``probability`` (native grid).
 
         Raises:
             OutputError: if a file cannot be written.
         """
-        for case in engine_cases(engine):
-            self.write(case)
-
-    def write(self, case: Mapping[str, Any]) -> None:
-        """Write one case: ``name``, ``image`` (preprocessed), ``pred`` and ``probability`` (native grid)."""
         make_output_folder(self.output_dir)
         path = partial(result_path, self.output_dir, case)
         reference = scan_grid(case["image"])
@@ -245,18 +238,6 @@ def scan_grid(image: MetaTensor) -> str | SpatialImage:
         return path
     shape = [int(n) for n in image.meta["spatial_shape"]]
     return as_nifti(MetaTensor(torch.zeros(1).expand(shape), affine=image.meta["original_affine"]))
-
-
-def engine_cases(engine: Engine) -> list[dict[str, Any]]:
-    """
-    The cases of the last iteration, each with what was loaded and what came out.
-
-    MONAI's engines leave in ``state.output`` what the network and postprocessing made, and in
-    ``state.batch`` all other keys, such as ``name``.
-    """
-    batch: Any = engine.state.batch
-    output: Any = engine.state.output
-    return [{**loaded, **made} for loaded, made in zip(batch, output, strict=True)]
 
 
 def _as_uint8(mask: Any) -> np.ndarray:

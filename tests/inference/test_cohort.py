@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from monai.transforms import (
 )
 from torch import Tensor, nn
 
-from shared_nets.errors import ScanIntensityError, WeightsError
+from shared_nets.errors import OutputError, ScanIntensityError, WeightsError
 from shared_nets.inference import Cohort, LesionWriter, SliceWindowInferer
 from shared_nets.inference.outputs import MASK_SUFFIX, PICTURE_SUFFIX, PROBABILITY_SUFFIX
 
@@ -96,8 +96,8 @@ def cohort(cases: list[dict], output: Path, network: nn.Module | None = None, **
             CastToTyped("pred", dtype=torch.uint8),
         ]
     )
-    writer = settings.pop("writer", None) or LesionWriter(output, save_probability=True)
-    handlers = [writer, *settings.pop("handlers", ())]
+    handlers = settings.pop("handlers", ())
+    settings = {"writer": LesionWriter(output, save_probability=True), **settings}
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         # What a config gives: a loader over all scans, whose length must not matter.
@@ -220,6 +220,82 @@ def test_a_handler_that_raises_again_does_not_hide_the_next_scan(tmp_path: Path)
     with pytest.raises(SystemExit):
         cohort(cases, tmp_path / "out", handlers=[stats], quiet=True).run()
     files(tmp_path / "out", "good")
+
+
+class Signals(LesionWriter):
+    """Writes the first scan only when the network has begun with the second, or after ten seconds."""
+
+    def __init__(self, output: Path) -> None:
+        super().__init__(output, save_picture=False)
+        self.begun = threading.Event()
+        self.overlapped = False
+
+    def write(self, case: Mapping[str, Any]) -> None:
+        if case["name"] == "a":
+            self.overlapped = self.begun.wait(10)
+        super().write(case)
+
+
+class Second(Bright):
+    """Does something when the second scan comes."""
+
+    def __init__(self, then: Callable[[], Any]) -> None:
+        super().__init__()
+        self.then = then
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.amax() > 2:
+            self.then()
+        return super().forward(x.clip(max=1))
+
+
+def test_results_are_written_while_the_network_works_on_the_next_scan(tmp_path: Path) -> None:
+    cases = [save(tmp_path, "a", (LEFT,)), save(tmp_path, "b", (LEFT,), 3.0), save(tmp_path, "c")]
+    writer = Signals(tmp_path / "out")
+    cohort(cases, tmp_path / "out", Second(writer.begun.set), writer=writer, quiet=True).run()
+    assert writer.overlapped
+    assert list(table(tmp_path / "out").scan) == ["a", "b", "c"]
+    assert list(table(tmp_path / "out").side) == ["left", "left", "none"]
+
+
+def test_what_is_being_written_when_a_run_is_interrupted_is_finished(tmp_path: Path) -> None:
+    cases = [save(tmp_path, "a", (LEFT,)), save(tmp_path, "b", (LEFT,), 3.0), save(tmp_path, "c")]
+    writer = Signals(tmp_path / "out")
+
+    def interrupt() -> None:
+        writer.begun.set()
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as exit_:
+        cohort(cases, tmp_path / "out", Second(interrupt), writer=writer, quiet=True).run()
+    assert exit_.value.code == 130
+    assert list(table(tmp_path / "out").scan) == ["a"]
+    assert (tmp_path / "out" / f"a{MASK_SUFFIX}").is_file()
+
+
+def test_a_failure_to_write_one_scan_is_a_row_and_one_that_concerns_all_ends_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [save(tmp_path, "a", (LEFT,)), save(tmp_path, "b", (LEFT,)), save(tmp_path, "c")]
+
+    class Fails(LesionWriter):
+        error: Exception = ValueError("no")
+
+        def write(self, case: Mapping[str, Any]) -> None:
+            if case["name"] == "b":
+                raise self.error
+            super().write(case)
+
+    writer = Fails(tmp_path / "out")
+    with pytest.raises(SystemExit):
+        cohort(cases, tmp_path / "out", writer=writer, quiet=True).run()
+    assert list(table(tmp_path / "out").status) == ["ok", "failed", "ok"]
+
+    writer.error = OutputError("the disk is full.")
+    with pytest.raises(SystemExit):
+        cohort(cases, tmp_path / "out", writer=writer, quiet=True).run()
+    assert list(table(tmp_path / "out").scan) == ["a"]
+    assert "Stopped, 2 scans left: the disk is full." in capsys.readouterr().err
 
 
 def test_further_measures_are_further_columns(tmp_path: Path) -> None:
