@@ -161,10 +161,9 @@ def main(
         table = pd.DataFrame(rows)
         output.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(output.with_suffix(".csv"), index=False, float_format="%.4g")
-        output.with_suffix(".md").write_text(
-            markdown(table, f"{what} {steps * stage.batch} slices of {stage.spacing:g} mm.")
-        )
-        print(markdown(table, f"{what} {steps * stage.batch} slices of {stage.spacing:g} mm."), flush=True)
+        text = markdown(table, what)
+        output.with_suffix(".md").write_text(text)
+        print(text, flush=True)
 
 
 def train(

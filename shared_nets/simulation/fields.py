@@ -47,6 +47,11 @@ def plane_coordinates(
     return torch.from_numpy((local @ rotation.T + centre).astype(np.float32))
 
 
+def pixel_size(coordinates: Tensor) -> float:
+    """Distance of neighbouring pixels in mm, of ``(planes, rows, columns, 3)`` in mm."""
+    return float((coordinates[0, 0, 1] - coordinates[0, 0, 0]).norm())
+
+
 def sample(volume: Tensor, affine: NDArray[np.float64], coordinates: Tensor) -> Tensor:
     """
     Values of a volume at world coordinates, trilinear, zero outside.
@@ -85,8 +90,7 @@ def smooth_field(rng: np.random.Generator, coordinates: Tensor, knot_mm: float, 
     affine = np.diag([knot_mm, knot_mm, knot_mm, 1.0])
     affine[:3, 3] = np.asarray(FIELD_ORIGIN_MM) - rng.uniform(0, knot_mm, 3)
     # The field is smooth: a third of the knots' distance is fine enough to sample it at.
-    pixel_mm = float((coordinates[0, 0, 1] - coordinates[0, 0, 0]).norm())
-    step = max(1, int(knot_mm / (3 * pixel_mm)))
+    step = max(1, int(knot_mm / (3 * pixel_size(coordinates))))
     coarse = sample(noise.to(coordinates.device), affine, coordinates[:, ::step, ::step])
     fine = F.interpolate(coarse, size=coordinates.shape[1:3], mode="bilinear", align_corners=True)
     return fine / TRILINEAR_STD

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shared_nets.simulation.anatomy import CSF, WHITE
 from shared_nets.simulation.appearance import atrophied, blur, closed, scanned, surrounded, white_matter_spots
-from shared_nets.simulation.fields import smooth_field
+from shared_nets.simulation.fields import pixel_size, smooth_field
 from shared_nets.simulation.scenes import Scene
 
 TEMPLATE_LEVELS = (0.3, 0.72, 1.0)
@@ -121,8 +121,7 @@ def _visible_lesion(scene: Scene, darkening: Tensor, csf: Tensor) -> Tensor:
     """
     visible = (darkening > 0.14) & (scene.lesion > 0.4)
     fluid_before = (csf > 0.6) & (scene.lesion > 0.5)
-    pixel_mm = float((scene.coordinates[0, 0, 1] - scene.coordinates[0, 0, 0]).norm())
-    reach = max(1, round(ENCLOSED_MM / 2 / pixel_mm))
+    reach = max(1, round(ENCLOSED_MM / 2 / pixel_size(scene.coordinates)))
     label = closed(visible | fluid_before, reach) & (scene.lesion > 0.4)
     # Where nearly all is fluid, the lesion is a sulcus: only tissue counts.
     label = visible if visible.sum() < 0.25 * label.sum() else label
