@@ -1,5 +1,5 @@
 """
-Threshold, smallest lesion and mirroring on validation data: the table that the defaults are chosen from.
+Threshold, smallest lesion, mirroring and what FLAIR may do, on validation data: the defaults' table.
 
     strokeseg simulate --model xnet --masks MASKS --cases 30 --output VALIDATION
     python benchmarks/choose_settings.py --model xnet --dataset VALIDATION --healthy HEALTHY \
@@ -31,7 +31,13 @@ from shared_nets.inference.lesions import without_small_lesions
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 SMALLEST_ML = (0.0, 0.05, 0.2, 0.5)
-SETTINGS = ["mirror", "threshold", "smallest_lesion_ml"]
+WAYS = {
+    Model.xnet: [{"mirror": mirror} for mirror in (False, True)],
+    Model.cnnres: [
+        {"mirror": mirror, "dwi_decides": decides} for mirror in (False, True) for decides in (True, False)
+    ],
+}
+"""How the network is run; the first as inference.json has it."""
 
 Mask = NDArray[np.bool_]
 
@@ -54,22 +60,24 @@ def main(
         modalities = ("T1w",) if model is Model.xnet else ("DWI", "FLAIR")
         cases += [(case["image"], None) for case in find_cases(str(healthy), modalities=modalities)]
     rows = []
-    for mirror in (False, True):
-        segmenter = LesionSegmenter(model.value, bundle=bundle, mirror=mirror)
+    for way in WAYS[model]:
+        segmenter = LesionSegmenter(model.value, bundle=bundle, **way)
         for image, label in cases:
             probability = segmenter.predict(image).probability
             reference = np.asarray(nib.load(label).dataobj) > 0 if label else None
             values, affine = np.asarray(probability.dataobj), probability.affine
             for threshold, smallest_ml in itertools.product(THRESHOLDS, SMALLEST_ML):
                 mask = without_small_lesions(values >= threshold, affine, smallest_ml)
-                settings = dict(zip(SETTINGS, (mirror, threshold, smallest_ml), strict=True))
+                settings = {**way, "threshold": threshold, "smallest_lesion_ml": smallest_ml}
                 rows.append(settings | scores(mask, reference, voxel_ml(affine)))
-    table = pd.DataFrame(rows).groupby(SETTINGS).mean().reset_index()
+    names = [*WAYS[model][0], "threshold", "smallest_lesion_ml"]
+    table = pd.DataFrame(rows).groupby(names).mean().reset_index()
     table = table.sort_values("dice", ascending=False, kind="stable")
     output.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(output.with_suffix(".csv"), index=False, float_format="%.4g")
-    output.with_suffix(".md").write_text(markdown(table, len(cases)))
-    print(markdown(table, len(cases)))
+    text = markdown(table, names, WAYS[model][0], len(cases))
+    output.with_suffix(".md").write_text(text)
+    print(text)
 
 
 def scores(mask: Mask, reference: Mask | None, ml: float) -> dict[str, float]:
@@ -81,11 +89,12 @@ def scores(mask: Mask, reference: Mask | None, ml: float) -> dict[str, float]:
     return {"dice": dice, "false_ml": float((mask & ~reference).sum() * ml)}
 
 
-def markdown(table: pd.DataFrame, cases: int) -> str:
+def markdown(table: pd.DataFrame, settings: list[str], way: dict[str, bool], cases: int) -> str:
     """The ten best by Dice, the worst, and the defaults wherever they stand."""
-    default = table.eval("not mirror and threshold == 0.5 and smallest_lesion_ml == 0.05")
+    usual = way | {"threshold": 0.5, "smallest_lesion_ml": 0.05}
+    default = (table[settings] == pd.Series(usual)).all(axis=1).to_numpy()
     shown = table[default | (np.arange(len(table)) < 10) | (np.arange(len(table)) == len(table) - 1)]
-    names = [name for name in (*SETTINGS, "dice", "false_ml", "healthy_false_ml") if name in table]
+    names = [name for name in (*settings, "dice", "false_ml", "healthy_false_ml") if name in table]
     lines = [f"{cases} scans.", "", f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
     for row in shown[names].to_dict("records"):
         cells = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()]

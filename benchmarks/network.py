@@ -1,11 +1,12 @@
 """
-CPU seconds of a batch of slices: a network as it is trained, rewritten, on each backend, beside others.
+Seconds of a batch of slices: a network as it is trained, rewritten, on each backend, beside others.
 
     python benchmarks/network.py --model xnet --size 224 192
     python benchmarks/network.py --model cnnres --size 160 160
 
-Everything alternates in one run, in one thread, and the table gives medians: other programs on the machine
-disturb all alike. ``--keras PYTHON`` adds the authors' Keras model, run by a Python that has TensorFlow.
+Everything alternates in one run and the table gives medians: other programs on the machine disturb all
+alike. One thread is measured in CPU seconds; more (``--threads``), which need a quiet machine, by the clock.
+``--keras PYTHON`` adds the authors' Keras model, run by a Python that has TensorFlow.
 """
 
 from __future__ import annotations
@@ -38,15 +39,16 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(224, 192))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--keras", type=Path, metavar="PYTHON")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     x = torch.rand(options.batch, CHANNELS[options.model], *options.size)
 
     run = candidates(options.model)
     if options.keras:
-        run["original Keras"] = keras(options.keras, x.shape)
+        run["original Keras"] = keras(options.keras, x.shape, options.threads)
     seconds: dict[str, list[float]] = {name: [] for name in run}
     with torch.inference_mode():
         expected = run["PyTorch, as trained"](x)[0].sigmoid()
@@ -58,8 +60,10 @@ def main() -> None:
             for name, compute in run.items():
                 seconds[name].append(compute(x)[1])
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"\n{options.model}, {options.batch} slices of {options.size[0]}×{options.size[1]}, one thread\n")
-    print("| network | CPU seconds | times as fast as PyTorch |\n| --- | --- | --- |")
+    size = "×".join(map(str, options.size))
+    print(f"\n{options.model}, {options.batch} slices of {size}, threads: {options.threads}\n")
+    unit = "CPU seconds" if options.threads == 1 else "seconds"
+    print(f"| network | {unit} | times as fast as PyTorch |\n| --- | --- | --- |")
     for name, value in median.items():
         print(f"| {name} | {value:.2f} | {median['PyTorch, as trained'] / value:.2f} |")
 
@@ -89,9 +93,10 @@ def candidates(model: str) -> dict[str, Compute]:
 
 def timed(net: nn.Module) -> Compute:
     def compute(x: Tensor) -> tuple[Tensor, float]:
-        start = time.process_time()
+        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+        start = clock()
         output = net(x)
-        return output, time.process_time() - start
+        return output, clock() - start
 
     return compute
 
@@ -111,11 +116,11 @@ def plainly_upsampled(net: nn.Module) -> nn.Module:
     return plain
 
 
-def keras(python: Path, shape: torch.Size) -> Compute:
+def keras(python: Path, shape: torch.Size, threads: int) -> Compute:
     """The Keras model in a process of its own, which runs a batch for every line it reads."""
     script = Path(__file__).with_name("keras_xnet.py")
     process = subprocess.Popen(
-        [python, script, *map(str, (shape[0], *shape[2:]))],
+        [python, script, *map(str, (shape[0], *shape[2:])), "--threads", str(threads)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -47,6 +47,13 @@ def predict(
         bool,
         typer.Option("--mirror", help="Mean of each slice's logits and its mirror image's; twice the work."),
     ] = False,
+    dwi_decides: Annotated[
+        bool | None,
+        typer.Option(
+            "--dwi-decides/--no-dwi-decides",
+            help="cnnres: FLAIR can take away what DWI alone shows, but add nothing; by default it is so.",
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU when there is one.")
     ] = None,
@@ -80,6 +87,8 @@ def predict(
     """
     if (dwi or flair) and model is not Model.cnnres:
         raise typer.BadParameter("--dwi and --flair go with --model cnnres; name T1 scans without an option.")
+    if dwi_decides is not None and model is not Model.cnnres:
+        raise typer.BadParameter("--dwi-decides goes with --model cnnres, which has DWI and FLAIR.")
     if (dwi or flair) and scans:
         raise typer.BadParameter("name the scans either with --dwi and --flair, or as files and folders.")
     if not (dwi or flair or scans):
@@ -88,6 +97,7 @@ def predict(
     settings: dict[str, Any] = {
         "threshold": threshold,
         "smallest_lesion_ml": smallest_lesion_ml,
+        "dwi_decides": dwi_decides,
         "device": device,
         "backend": backend and backend.value,
     }

@@ -132,7 +132,10 @@ def _faces(ndim: int) -> list[tuple[slice | int, ...]]:
 
 class ScaleHeadIntensityd(MapTransform):
     """
-    Bring each channel to 0-1 between two percentiles over the head, and clip.
+    Bring each channel to 0-1 between two percentiles over the head that it shows, and clip.
+
+    Its own head: FLAIR shows scalp and neck, which DWI suppresses, and the scale of DWI must not depend on
+    whether there is FLAIR.
 
     A constant channel (a missing modality) becomes 0. Air keeps its place below the head; only where a
     skull-stripped scan's background is one exact value above the lower percentile (a z-scored scan) is it set
@@ -171,14 +174,12 @@ class ScaleHeadIntensityd(MapTransform):
         return scaled
 
     def _scale(self, image: torch.Tensor) -> torch.Tensor:
-        head = head_mask(image)[0].cpu().numpy()
-        # Evenly spaced head voxels: the same ones every time.
-        places = np.flatnonzero(head)
-        places = places[:: max(1, len(places) // SAMPLES)]
         out = torch.zeros_like(image, dtype=torch.float32)
-        for result, channel in zip(out, image.float(), strict=True):
+        for index, (result, channel) in enumerate(zip(out, image.float(), strict=True)):
             values = channel.cpu().numpy()
-            sample = values.ravel()[places]
+            # Evenly spaced head voxels: the same ones every time.
+            places = np.flatnonzero(head_mask(image[index : index + 1]).cpu().numpy())
+            sample = values.ravel()[places[:: max(1, len(places) // SAMPLES)]]
             if sample.size == 0 or values.min() == values.max():
                 continue
             low, high = np.percentile(sample, [self.lower, self.upper])

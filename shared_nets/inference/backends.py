@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from shared_nets.bundles import Backend
 from shared_nets.errors import UsageError
 from shared_nets.inference.rewrites import rewrite
+from shared_nets.memory import keep_freed_memory
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -35,7 +36,8 @@ def for_inference(
     The same network made fast: rewritten, and computed by the backend asked for.
 
     All backends give the same probabilities to 1e-4. OpenVINO and ONNX Runtime are for the CPU; another
-    device, or a package that is not installed, means PyTorch, and a warning if it was asked for by name.
+    device, or a package that is not installed, means PyTorch, and a warning if it was asked for by name. On a
+    CPU the process keeps freed memory from then on, see :func:`~shared_nets.memory.keep_freed_memory`.
 
     Args:
         network: a network with its weights, which stays as it is.
@@ -52,6 +54,8 @@ def for_inference(
     place = torch.device(device) if device is not None else next(network.parameters()).device
     fast = rewrite(network).to(place)
     chosen = _choose(backend, place)
+    if place.type == "cpu":
+        keep_freed_memory()
     return fast if chosen == "torch" else CompiledNetwork(fast, chosen)
 
 

@@ -56,11 +56,13 @@ class LesionSegmenter:
         threshold: probability above which a voxel is lesion, 0–1.
         smallest_lesion_ml: lesions below this volume in mL are dropped.
         mirror: take the mean of each slice's logits and its left-right mirror image's.
+        dwi_decides: for ``cnnres``: what does not show on DWI alone is no lesion, so that FLAIR can take
+            lesions away, but add none.
 
     What is None is as inference.json has it.
 
     Raises:
-        UsageError: if there is no such model, bundle or backend, or a number is out of range.
+        UsageError: if there is no such model, bundle, backend or setting, or a number is out of range.
         WeightsError: if the weights are missing, corrupt, unsafe or of another architecture.
         DeviceError: if this machine has no such device.
     """
@@ -76,6 +78,7 @@ class LesionSegmenter:
         threshold: float | None = None,
         smallest_lesion_ml: float | None = None,
         mirror: bool | None = None,
+        dwi_decides: bool | None = None,
     ) -> None:
         names = [known.value for known in Model]
         if model not in names:
@@ -88,10 +91,15 @@ class LesionSegmenter:
             "threshold": threshold,
             "smallest_lesion_ml": smallest_lesion_ml,
             "mirror": mirror,
+            "dwi_decides": dwi_decides,
         }
         config = ConfigParser()
         config.read_config(folder / "configs" / "inference.json")
-        config.update({key: value for key, value in settings.items() if value is not None})
+        settings = {key: value for key, value in settings.items() if value is not None}
+        for key in settings:
+            if key not in config.get():
+                raise UsageError(f"{folder}: this bundle has no setting {key}; leave it out.")
+        config.update(settings)
         # Nothing is searched for and nothing written.
         config.update({"bundle_root": str(folder), "scans": [], "handlers": []})
         with _own_errors():

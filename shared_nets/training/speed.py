@@ -1,4 +1,4 @@
-"""What makes training fast without changing what is learned: memory layout and half precision."""
+"""What makes training fast without changing what is learned: memory and its layout, half precision."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+from shared_nets.memory import keep_freed_memory
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -17,12 +19,16 @@ def prepared(network: Network, device: torch.device | str, half: bool = False) -
     Args:
         network: on its device; changed in place.
         device: that device. Kernels are kept channels last, which convolutions on CPUs and on GPUs with
-            tensor cores like best.
+            tensor cores like best. On a CPU the process keeps freed memory from then on, see
+            :func:`~shared_nets.memory.keep_freed_memory`.
         half: on a CPU, compute in bfloat16 where autocast says it is safe; weights stay float32. On a GPU the
             trainer's ``amp`` does it.
     """
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
-    if half and torch.device(device).type == "cpu":
+    on_cpu = torch.device(device).type == "cpu"
+    if on_cpu:
+        keep_freed_memory()
+    if half and on_cpu:
         forward = network.forward
 
         def in_half(*inputs: Any) -> torch.Tensor:

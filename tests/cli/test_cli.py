@@ -88,6 +88,8 @@ def test_overview_and_version() -> None:
         ),
         (["--model", "xnet", "--output", "OUT", "--backend", "tensorrt", "SCANS"], "openvino"),
         (["--model", "xnet", "--output", "OUT", "--bundle", "OUT", "SCANS"], "is no bundle"),
+        (["--model", "xnet", "--output", "OUT", "--no-dwi-decides", "SCANS"], "--model cnnres"),
+        (["--model", "xnet", "--output", "OUT", "--dwi-decides", "SCANS"], "--model cnnres"),
     ],
 )
 def test_a_wrong_command_is_refused_before_any_work(

@@ -177,6 +177,17 @@ def test_channels_are_scaled_apart_and_missing_ones_stay_zero() -> None:
     assert result.dtype == np.float32
 
 
+def test_the_scale_of_a_channel_does_not_depend_on_what_others_show() -> None:
+    """DWI suppresses scalp and neck, which FLAIR shows: by FLAIR's head more of DWI would be clipped."""
+    dwi, flair = np.zeros((2, 40, 40, 40), dtype=np.float32)
+    dwi[14:26, 14:26, 14:26] = np.random.default_rng(0).uniform(50, 100, (12, 12, 12))
+    flair[4:36, 4:36, 4:36] = 80
+    flair[14:26, 14:26, 14:26] = 40
+    alone = scaled(dwi)[0]
+    for other in (flair, np.zeros_like(dwi)):
+        np.testing.assert_array_equal(scaled(dwi, other)[0], alone)
+
+
 def test_meta_and_other_keys_stay() -> None:
     affine = torch.diag(torch.tensor([2.0, 2.0, 3.0, 1.0])).double()
     image = MetaTensor(torch.from_numpy(scan())[None], affine=affine, meta={"filename_or_obj": "a.nii"})

@@ -140,6 +140,18 @@ def test_settings_are_the_configs(
     assert_same(found, written("xnet", str(t1), **settings))
 
 
+def test_flair_takes_away_but_adds_nothing_unless_told_otherwise(
+    bundles: Folders, segmenters: dict[str, LesionSegmenter], written: Callable[..., Any], pair: list[str]
+) -> None:
+    with_its_say = LesionSegmenter("cnnres", bundle=bundles["cnnres"], dwi_decides=False).predict(pair)
+    assert_same(with_its_say, written("cnnres", pair, dwi_decides="false"))
+    decided = segmenters["cnnres"].predict(pair)
+    lower, free = (np.asarray(found.probability.dataobj) for found in (decided, with_its_say))
+    assert (lower <= free + 1e-6).all()
+    assert (lower < free - 1e-3).any()
+    assert not (np.asarray(decided.mask.dataobj) > np.asarray(with_its_say.mask.dataobj)).any()
+
+
 def test_one_scan_after_the_other_and_after_one_that_failed(
     segmenters: dict[str, LesionSegmenter], t1: Path, tmp_path: Path
 ) -> None:
@@ -196,6 +208,8 @@ def test_bad_scans_are_told_in_our_own_words(
         ({"threshold": float("nan")}, UsageError, "threshold"),
         ({"smallest_lesion_ml": -1}, UsageError, "smallest_lesion_ml is a volume in mL"),
         ({"mirror": "perhaps"}, UsageError, "neither true nor false"),
+        ({"dwi_decides": True}, UsageError, "has no setting dwi_decides"),
+        ({"dwi_decides": False}, UsageError, "has no setting dwi_decides"),
     ],
 )
 def test_bad_settings(bundles: Folders, settings: dict[str, Any], error: type, told: str) -> None:

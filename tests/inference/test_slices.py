@@ -312,3 +312,37 @@ def test_mirror_changes_nothing_for_a_network_without_sides() -> None:
     image = volume((50, 60, 2), (slice(4, 48), slice(3, 55), slice(0, 2)))  # several windows a slice
     mirrored = SliceWindowInferer(WINDOW, mirror=True)(image, network)
     torch.testing.assert_close(mirrored, SliceWindowInferer(WINDOW)(image, network))
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_other_channels_take_away_but_add_nothing_where_the_first_decides(mirror: bool) -> None:
+    rows, columns, everything = slice(4, 28), slice(2, 20), slice(0, 3)
+    image = volume((32, 24, 3), (rows, columns, everything), channels=2)
+    first, second = image[:, :1], image[:, 1:]
+    inferer = SliceWindowInferer(WINDOW, mirror=mirror, first_channel_decides=True)
+    adding = inferer(image, lambda x: x[:, :1] + 2 * x[:, 1:])
+    torch.testing.assert_close(adding, first)
+    taking = inferer(image, lambda x: x[:, :1] - 2 * x[:, 1:])
+    torch.testing.assert_close(taking, first - 2 * second)
+    without = SliceWindowInferer(WINDOW, mirror=mirror)(image, lambda x: x[:, :1] + 2 * x[:, 1:])
+    torch.testing.assert_close(without, first + 2 * second)
+
+
+@pytest.mark.parametrize(("channels", "missing"), [(2, 0), (2, 1), (1, None)])
+def test_one_channel_is_enough_where_the_first_decides(channels: int, missing: int | None) -> None:
+    """Without DWI, FLAIR decides; nothing is computed twice."""
+    network = pixelwise(channels)
+    image = volume((32, 24, 3), (slice(4, 28), slice(2, 20), slice(0, 3)), channels=channels)
+    if missing is not None:
+        image[:, missing] = 0
+    found = SliceWindowInferer(WINDOW, first_channel_decides=True)(image, network)
+    assert network.windows == 3
+    torch.testing.assert_close(found, SliceWindowInferer(WINDOW)(image, network))
+
+
+def test_a_slice_without_the_other_channel_among_slices_with_it() -> None:
+    """FLAIR may end below the vertex."""
+    image = volume((32, 24, 3), (slice(4, 28), slice(2, 20), slice(0, 3)), channels=2)
+    image[:, 1, ..., 2] = 0
+    found = SliceWindowInferer(WINDOW, first_channel_decides=True)(image, lambda x: x[:, :1] + x[:, 1:])
+    torch.testing.assert_close(found, image[:, :1])
