@@ -136,6 +136,30 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
+def one_sentence(error: BaseException, name: str) -> str:
+    """
+    What to tell the user about an error, however deeply MONAI wrapped it.
+
+    Args:
+        error: the exception caught.
+        name: the scan's name.
+
+    Returns:
+        The message of the :class:`StrokeSegError` in its chain, otherwise its first cause; one line that
+        names the scan.
+    """
+    ours = own_error(error)
+    if ours is not None:
+        sentence = " ".join(str(ours).split())
+        return sentence if name in sentence else f"{name}: {sentence}"
+    if any(map(is_out_of_memory, causes(error))):
+        return f"{name}: there is not enough memory for it; close other programs, or use a machine with more."
+    *_, cause = causes(error)
+    first_line = next(iter(str(cause).strip().splitlines()), "").rstrip(".")
+    what = f"{type(cause).__name__}: {first_line}" if first_line else type(cause).__name__
+    return f"{name}: unexpected {what}; run again with debug to see where."
+
+
 def tell_errors_in_words(debug: bool = False) -> None:
     """
     From now on, end the program on an uncaught :class:`StrokeSegError` with its sentence and exit code 1.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import sys
 import time
 import warnings
@@ -18,8 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ignite.distributed as idist
-from ignite.engine import Events
-from monai.data import Dataset, list_data_collate
+from monai.data import Dataset
 from monai.engines import Evaluator
 from torch import distributed
 from tqdm import tqdm
@@ -28,20 +26,18 @@ from shared_nets.errors import (
     OutputError,
     StrokeSegError,
     WeightsError,
-    causes,
-    is_out_of_memory,
+    one_sentence,
     own_error,
     scan_warnings,
 )
 from shared_nets.files import held, in_turn
-from shared_nets.inference.lesions import LesionSummary, head_midline, measure_lesions
+from shared_nets.inference.engine import Case, run_engine
 from shared_nets.inference.outputs import LesionWriter, make_output_folder, write_table
 from shared_nets.inference.records import NOTICE, Records, Result, plain, software, write_json
 from shared_nets.inference.report import write_report
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
+from shared_nets.inference.tables import COMPONENT_COLUMNS, Row, measured_rows, write_scan_table
 
-Case = dict[str, Any]
-Row = dict[str, Any]
 Part = dict[str, Any]  # what one process did: what manifest.json says, and every result
 
 COMPONENTS = "components.csv"
@@ -49,31 +45,6 @@ MANIFEST = "manifest.json"
 REPORT = "report.html"
 SUMMARY = "summary.csv"
 SHARDS = "shards"
-
-# What the table says; what `measures` add stands before `seconds`.
-FIRST_COLUMNS = ("scan", "status", "volume_ml", "lesion_count", "largest_ml", "side", "max_probability")
-MIDDLE_COLUMNS = ("seconds", "message")
-LAST_COLUMNS = (
-    "left_ml",
-    "right_ml",
-    "centroid_x_mm",
-    "centroid_y_mm",
-    "centroid_z_mm",
-    "mean_probability",
-)
-COMPONENT_COLUMNS = (
-    "scan",
-    "lesion",
-    "volume_ml",
-    "side",
-    "centroid_x_mm",
-    "centroid_y_mm",
-    "centroid_z_mm",
-    "mean_probability",
-    "max_probability",
-)
-# mL to the microlitre, tenths of a millimetre, probabilities to four digits.
-_DIGITS = {"ml": 3, "mm": 1, "probability": 4}
 
 
 class Loaded(NamedTuple):
@@ -93,32 +64,6 @@ class Segmented(NamedTuple):
     odd: str
     seconds: float
     inputs: list[dict[str, str]]
-
-
-def lesion_summary(case: Mapping[str, Any]) -> LesionSummary:
-    """
-    The lesion measurements of one case.
-
-    Args:
-        case: ``image`` (preprocessed), ``pred`` (1, X, Y, Z) on the scan's grid, and ``probability`` if kept.
-    """
-    mask = case["pred"]
-    return measure_lesions(mask, case.get("probability"), mask.affine, head_midline(case["image"]))
-
-
-def rounded(measurements: Mapping[str, Any]) -> Row:
-    """
-    Measurements as they stand in a table.
-
-    Args:
-        measurements: by name, whose ending is the unit: mL to the microlitre, mm to a tenth, probabilities to
-            four digits. NaN becomes an empty place.
-    """
-    row: Row = {}
-    for name, value in measurements.items():
-        digits = _DIGITS.get(name.rsplit("_", 1)[-1])
-        row[name] = plain(value if digits is None else round(value, digits))
-    return row
 
 
 class Cohort:
@@ -314,7 +259,9 @@ class Cohort:
         try:
             if self.writer is not None:
                 self.writer.write(segmented.case)
-            row, lesions = self._measured(segmented.case)
+            row, lesions = measured_rows(segmented.case)
+            for columns in self.measures:
+                row.update(columns(segmented.case))
             seconds = round(segmented.seconds + time.perf_counter() - start, 2)
             row = {"scan": name, "status": "ok", **row, "seconds": seconds, "message": segmented.odd}
             result = Result(row, [{"scan": name, **lesion} for lesion in lesions], segmented.inputs)
@@ -323,14 +270,6 @@ class Cohort:
             return result
         except Exception as error:
             return self._failure(index, error, segmented.seconds + time.perf_counter() - start)
-
-    def _measured(self, case: Case) -> tuple[Row, list[Row]]:
-        """What is measured of a finished case: of all its lesions, and of each."""
-        summary = lesion_summary(case)
-        row = rounded({k: v for k, v in vars(summary).items() if k != "lesions"})
-        for columns in self.measures:
-            row.update(columns(case))
-        return row, [rounded(vars(lesion)) for lesion in summary.lesions]
 
     def _failure(self, index: int, error: Exception, seconds: float) -> Result:
         """The row of a scan that failed; raises what would fail every scan, and everything with debug."""
@@ -430,10 +369,7 @@ class Cohort:
         return self.output_dir / SHARDS / f"{shard.name}.csv"
 
     def _write_tables(self, table: Path, results: Sequence[Result]) -> None:
-        rows = [result.row for result in results]
-        known = {*FIRST_COLUMNS, *MIDDLE_COLUMNS, *LAST_COLUMNS}
-        further = dict.fromkeys(key for row in rows for key in row if key not in known)
-        write_table(table, rows, [*FIRST_COLUMNS, *further, *MIDDLE_COLUMNS, *LAST_COLUMNS])
+        write_scan_table(table, [result.row for result in results])
         if self.records is not None and table == self.table:
             lesions = [lesion for result in results for lesion in result.lesions]
             write_table(self.output_dir / COMPONENTS, lesions, COMPONENT_COLUMNS)
@@ -473,67 +409,6 @@ class Cohort:
             print(f"Stopped, {_count(part - len(self.rows), 'scan')} left: {stopped}", file=sys.stderr)
 
 
-def run_engine(engine: Evaluator, case: Case, then: Callable[[Case], Any]) -> None:
-    """
-    Run an evaluator on one case.
-
-    Args:
-        engine: a MONAI evaluator, whose data loader is replaced.
-        case: a loaded and preprocessed case.
-        then: called with everything that was loaded and that came out.
-    """
-    engine.data_loader = [list_data_collate([case])]
-    engine.state.epoch_length = 1
-    # Otherwise ignite keeps the ended generator of a run that failed, and the next run does nothing.
-    engine.interrupt_resume_enabled = False
-    # Ignite logs errors before it raises them; here they become rows.
-    engine.logger.addFilter(_is_no_error)
-    try:
-        with engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: then(*_engine_cases(engine))):
-            engine.run()
-    finally:
-        engine.logger.removeFilter(_is_no_error)
-        # The volumes; the next scan is loading.
-        engine.data_loader = []
-        engine.state.dataloader = engine.state.batch = engine.state.output = None
-
-
-def _engine_cases(engine: Evaluator) -> list[dict[str, Any]]:
-    """
-    The cases of the last iteration, each with what was loaded and what came out.
-
-    MONAI's engines leave in ``state.output`` what the network and postprocessing made, and in
-    ``state.batch`` all other keys, such as ``name``.
-    """
-    batch: Any = engine.state.batch
-    output: Any = engine.state.output
-    return [{**loaded, **made} for loaded, made in zip(batch, output, strict=True)]
-
-
-def one_sentence(error: BaseException, name: str) -> str:
-    """
-    What to tell the user about an error, however deeply MONAI wrapped it.
-
-    Args:
-        error: the exception caught.
-        name: the scan's name.
-
-    Returns:
-        The message of the :class:`StrokeSegError` in its chain, otherwise its first cause; one line that
-        names the scan.
-    """
-    ours = own_error(error)
-    if ours is not None:
-        sentence = " ".join(str(ours).split())
-        return sentence if name in sentence else f"{name}: {sentence}"
-    if any(map(is_out_of_memory, causes(error))):
-        return f"{name}: there is not enough memory for it; close other programs, or use a machine with more."
-    *_, cause = causes(error)
-    first_line = next(iter(str(cause).strip().splitlines()), "").rstrip(".")
-    what = f"{type(cause).__name__}: {first_line}" if first_line else type(cause).__name__
-    return f"{name}: unexpected {what}; run again with debug to see where."
-
-
 def _concerns_all(error: StrokeSegError) -> bool:
     """Whether every further scan would fail alike; a folder in one file's place or its long name does not."""
     if isinstance(error, OutputError):
@@ -558,10 +433,6 @@ def _silent_about_plans(debug: bool) -> Iterator[None]:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _is_no_error(record: logging.LogRecord) -> bool:
-    return record.levelno < logging.ERROR
 
 
 def _count(number: int, what: str) -> str:

@@ -17,7 +17,7 @@ from shared_nets.bundles import Model, bundle_folder
 from shared_nets.data.formats import Scan
 from shared_nets.errors import UsageError, own_error
 from shared_nets.inference.check import check_limits, check_network
-from shared_nets.inference.cohort import run_engine
+from shared_nets.inference.engine import run_engine
 from shared_nets.inference.outputs import on_grid_of, scan_grid
 
 

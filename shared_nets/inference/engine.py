@@ -1,0 +1,54 @@
+"""One run of a MONAI engine for one case."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ignite.engine import Events
+from monai.data import list_data_collate
+from monai.engines import Evaluator
+
+Case = dict[str, Any]
+
+
+def run_engine(engine: Evaluator, case: Case, then: Callable[[Case], Any]) -> None:
+    """
+    Run an evaluator on one case.
+
+    Args:
+        engine: a MONAI evaluator, whose data loader is replaced.
+        case: a loaded and preprocessed case.
+        then: called with everything that was loaded and that came out.
+    """
+    engine.data_loader = [list_data_collate([case])]
+    engine.state.epoch_length = 1
+    # Otherwise ignite keeps the ended generator of a run that failed, and the next run does nothing.
+    engine.interrupt_resume_enabled = False
+    # Ignite logs errors before it raises them; here they become rows.
+    engine.logger.addFilter(_is_no_error)
+    try:
+        with engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: then(*_engine_cases(engine))):
+            engine.run()
+    finally:
+        engine.logger.removeFilter(_is_no_error)
+        # The volumes; the next scan is loading.
+        engine.data_loader = []
+        engine.state.dataloader = engine.state.batch = engine.state.output = None
+
+
+def _engine_cases(engine: Evaluator) -> list[dict[str, Any]]:
+    """
+    The cases of the last iteration, each with what was loaded and what came out.
+
+    MONAI's engines leave in ``state.output`` what the network and postprocessing made, and in
+    ``state.batch`` all other keys, such as ``name``.
+    """
+    batch: Any = engine.state.batch
+    output: Any = engine.state.output
+    return [{**loaded, **made} for loaded, made in zip(batch, output, strict=True)]
+
+
+def _is_no_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR

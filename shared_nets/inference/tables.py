@@ -1,0 +1,85 @@
+"""What the tables of a cohort say: a row a scan in lesions.csv, a row a lesion in components.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared_nets.inference.lesions import head_midline, measure_lesions
+from shared_nets.inference.outputs import write_table
+from shared_nets.inference.records import plain
+
+Row = dict[str, Any]
+
+# Of a scan; further columns stand before `seconds`.
+FIRST_COLUMNS = ("scan", "status", "volume_ml", "lesion_count", "largest_ml", "side", "max_probability")
+MIDDLE_COLUMNS = ("seconds", "message")
+LAST_COLUMNS = (
+    "left_ml",
+    "right_ml",
+    "centroid_x_mm",
+    "centroid_y_mm",
+    "centroid_z_mm",
+    "mean_probability",
+)
+COMPONENT_COLUMNS = (
+    "scan",
+    "lesion",
+    "volume_ml",
+    "side",
+    "centroid_x_mm",
+    "centroid_y_mm",
+    "centroid_z_mm",
+    "mean_probability",
+    "max_probability",
+)
+# mL to the microlitre, tenths of a millimetre, probabilities to four digits.
+_DIGITS = {"ml": 3, "mm": 1, "probability": 4}
+
+
+def measured_rows(case: Mapping[str, Any]) -> tuple[Row, list[Row]]:
+    """
+    What is measured of a finished case.
+
+    Args:
+        case: ``image`` (preprocessed), ``pred`` (1, X, Y, Z) on the scan's grid, and ``probability`` if kept.
+
+    Returns:
+        The columns of all its lesions, and those of each.
+    """
+    mask = case["pred"]
+    summary = measure_lesions(mask, case.get("probability"), mask.affine, head_midline(case["image"]))
+    of_all = rounded({key: value for key, value in vars(summary).items() if key != "lesions"})
+    return of_all, [rounded(vars(lesion)) for lesion in summary.lesions]
+
+
+def rounded(measurements: Mapping[str, Any]) -> Row:
+    """
+    Measurements as they stand in a table.
+
+    Args:
+        measurements: by name, whose ending is the unit: mL to the microlitre, mm to a tenth, probabilities to
+            four digits. NaN becomes an empty place.
+    """
+    row: Row = {}
+    for name, value in measurements.items():
+        digits = _DIGITS.get(name.rsplit("_", 1)[-1])
+        row[name] = plain(value if digits is None else round(value, digits))
+    return row
+
+
+def write_scan_table(path: Path, rows: Sequence[Row]) -> None:
+    """
+    Write a row a scan, with the columns that every table has and whatever else the rows have.
+
+    Args:
+        path: the CSV file.
+        rows: by column.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    known = {*FIRST_COLUMNS, *MIDDLE_COLUMNS, *LAST_COLUMNS}
+    further = dict.fromkeys(key for row in rows for key in row if key not in known)
+    write_table(path, rows, [*FIRST_COLUMNS, *further, *MIDDLE_COLUMNS, *LAST_COLUMNS])
