@@ -46,6 +46,7 @@ _SUBPACKAGES = (
     "experiments",
     "inference",
     "networks",
+    "precision",
     "release",
     "simulation",
     "training",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -70,3 +72,24 @@ def run_inference(bundle: Path, settings: dict[str, Any]) -> None:
     workflow.initialize()
     workflow.run()
     workflow.finalize()
+
+
+def check_settings(bundle: Path, settings: Iterable[str]) -> None:
+    """
+    Refuse what a bundle's inference.json, perhaps of another version, would pass over in silence.
+
+    Args:
+        bundle: the bundle's folder.
+        settings: ids in inference.json that are to be overridden.
+
+    Raises:
+        UsageError: if the bundle has no such setting, or its inference.json cannot be read.
+    """
+    path = bundle / "configs" / "inference.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is not readable JSON ({error}): correct it.") from error
+    for setting in settings:
+        if setting not in config:
+            raise UsageError(f"{bundle}: this bundle has no setting {setting}; leave it out.")

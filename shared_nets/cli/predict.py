@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_nets.bundles import Backend, Model, bundle_folder, run_inference
+from shared_nets.bundles import Backend, Model, bundle_folder, check_settings, run_inference
 from shared_nets.errors import UsageError, tell_errors_in_words
 
 
@@ -44,9 +44,12 @@ def predict(
         float | None, typer.Option(min=0, help="Lesions below this volume in mL are dropped.")
     ] = None,
     mirror: Annotated[
-        bool,
-        typer.Option("--mirror", help="Mean of each slice's logits and its mirror image's; twice the work."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--mirror/--no-mirror",
+            help="Mean of each slice's logits and its mirror image's: twice the time; by default for xnet.",
+        ),
+    ] = None,
     dwi_decides: Annotated[
         bool | None,
         typer.Option(
@@ -61,16 +64,24 @@ def predict(
         Backend | None,
         typer.Option(help="What computes the network on a CPU; by default (auto) the fastest installed."),
     ] = None,
+    cpu_bfloat16: Annotated[
+        bool,
+        typer.Option(
+            "--cpu-bfloat16",
+            help="Compute in bfloat16: half of the time on a CPU that has it, masks differ a little.",
+        ),
+    ] = False,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle folder, with your own weights.")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do all scans anew, also those an earlier run finished.")
     ] = False,
     shard: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Part of the scans to do here, 2/3 say; auto follows torchrun and Slurm, none does all."
+            help="Part of the scans to do here, 2/3 say; none does all, auto (default) follows torchrun and "
+            "Slurm."
         ),
-    ] = "auto",
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar; failures are still told.")] = False,
     json_lines: Annotated[
         bool, typer.Option("--json", help="A JSON object a line for each scan, and no progress bar.")
@@ -94,20 +105,30 @@ def predict(
     if not (dwi or flair or scans):
         raise typer.BadParameter("name at least one scan or folder.")
 
-    settings: dict[str, Any] = {
+    # Without an option it is as the bundle's config has it.
+    values: dict[str, Any] = {
         "threshold": threshold,
         "smallest_lesion_ml": smallest_lesion_ml,
+        "mirror": mirror,
         "dwi_decides": dwi_decides,
         "device": device,
         "backend": backend and backend.value,
+        "shard": shard,
+        "participants": _labels(participant_label),
+        "sessions": _labels(session),
     }
-    settings = {key: value for key, value in settings.items() if value is not None}
-    settings |= {"save_probability": save_probability, "save_labels": save_labels, "overwrite": overwrite}
-    settings |= {"mirror": True} if mirror else {}  # without the option, as the bundle's config has it
-    settings |= {"shard": shard, "quiet": quiet, "json_lines": json_lines, "debug": debug}
+    switches = {
+        "cpu_bfloat16": cpu_bfloat16,
+        "save_probability": save_probability,
+        "save_labels": save_labels,
+        "overwrite": overwrite,
+        "quiet": quiet,
+        "json_lines": json_lines,
+        "debug": debug,
+    }
+    settings = {key: value for key, value in values.items() if value not in (None, [])}
+    settings |= {key: True for key, on in switches.items() if on}
     settings["output_dir"] = str(output)
-    settings["participants"] = _labels(participant_label)
-    settings["sessions"] = _labels(session)
     if scans:
         settings["dataset_dir"] = [str(path) for path in scans]
     else:
@@ -115,6 +136,7 @@ def predict(
     tell_errors_in_words(debug)
     try:
         folder = bundle_folder(model.value, bundle)
+        check_settings(folder, settings)
     except UsageError as error:
         raise typer.BadParameter(str(error)) from error
     run_inference(folder, settings)

@@ -7,7 +7,7 @@ import functools
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +22,7 @@ from shared_nets.bundles import Backend
 from shared_nets.errors import UsageError
 from shared_nets.inference.rewrites import rewrite
 from shared_nets.memory import keep_freed_memory
+from shared_nets.precision import check_bfloat16
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -30,33 +31,62 @@ CPU_BACKENDS = ("openvino", "onnxruntime")
 
 
 def for_inference(
-    network: nn.Module, backend: str = "auto", device: torch.device | str | None = None
+    network: nn.Module,
+    backend: str = "auto",
+    device: torch.device | str | None = None,
+    cpu_bfloat16: bool = False,
 ) -> nn.Module:
     """
     The same network made fast: rewritten, and computed by the backend asked for.
 
-    All backends give the same probabilities to 1e-4. OpenVINO and ONNX Runtime are for the CPU; another
-    device, or a package that is not installed, means PyTorch, and a warning if it was asked for by name. On a
-    CPU the process keeps freed memory from then on, see :func:`~shared_nets.memory.keep_freed_memory`.
+    In float32 all backends give the same probabilities to 1e-4. OpenVINO and ONNX Runtime are for the CPU;
+    another device, or a package that is not installed, means PyTorch, and a warning if it was asked for by
+    name. On a CPU the process keeps freed memory from then on, see
+    :func:`~shared_nets.memory.keep_freed_memory`.
 
     Args:
         network: a network with its weights, which stays as it is.
         backend: ``openvino``, ``onnxruntime``, ``torch``, or ``auto``, the fastest that is installed.
         device: where it runs; where the network is by default.
+        cpu_bfloat16: on a CPU compute in bfloat16, in half of the time where it has instructions for it;
+            probabilities move by up to a few hundredths (docs/performance.md). Says nothing on a GPU.
 
     Returns:
-        A module from ``(N, channels, H, W)`` to logits ``(N, out, H, W)``, for inference only.
+        A module from ``(N, channels, H, W)`` to float32 logits ``(N, out, H, W)``, for inference only.
 
     Raises:
-        UsageError: if there is no such backend.
+        UsageError: if there is no such backend, or it or the CPU cannot compute in bfloat16.
     """
     check_backend(backend)
     place = torch.device(device) if device is not None else next(network.parameters()).device
+    half = cpu_bfloat16 and place.type == "cpu"
+    if half:
+        check_bfloat16(place, backend)
     fast = rewrite(network).to(place)
-    chosen = _choose(backend, place)
+    chosen = _choose(backend, place, ("openvino",) if half else CPU_BACKENDS)
     if place.type == "cpu":
         keep_freed_memory()
-    return fast if chosen == "torch" else CompiledNetwork(fast, chosen)
+    computed = InBfloat16(fast) if half else fast
+    return computed if chosen == "torch" else CompiledNetwork(computed, chosen)
+
+
+class InBfloat16(nn.Module):
+    """
+    A network that the CPU computes in bfloat16 wherever autocast takes that for safe.
+
+    Args:
+        network: the network, with weights of float32.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, channels, H, W)`` to float32 logits ``(N, out, H, W)``."""
+        with torch.autocast("cpu", torch.bfloat16):
+            logits: Tensor = self.network(x)
+        return logits.float()
 
 
 def check_backend(backend: str) -> None:
@@ -72,8 +102,8 @@ def check_backend(backend: str) -> None:
         raise UsageError(f"{backend}: no backend has this name; use one of {', '.join(names)}.")
 
 
-def _choose(backend: str, device: torch.device) -> str:
-    wanted = CPU_BACKENDS if backend == "auto" else (backend,)
+def _choose(backend: str, device: torch.device, fastest: Sequence[str]) -> str:
+    wanted = fastest if backend == "auto" else (backend,)
     usable = [name for name in wanted if device.type == "cpu" and _is_installed(name)]
     if not usable and backend not in ("auto", "torch"):
         why = (
@@ -158,11 +188,14 @@ def _openvino_core() -> Any:
 
 
 def _openvino(network: nn.Module, example: Tensor) -> Run:
-    # Traced here, because OpenVINO would trace it twice and compare: half of the time to convert it.
-    traced = torch.jit.trace(network, example, check_trace=False)
+    half = isinstance(network, InBfloat16)
+    # Traced here, because OpenVINO would trace it twice and compare: half of the time to convert it. What is
+    # rounded to bfloat16 it decides itself, from a graph of float32.
+    traced = torch.jit.trace(network.network if half else network, example, check_trace=False)
     model = import_openvino().convert_model(traced, input=[-1, *example.shape[1:]])
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",  # not bfloat16, which it takes by itself where the CPU has it
+        # By itself it takes bfloat16 where the CPU has it.
+        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }

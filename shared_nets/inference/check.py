@@ -10,6 +10,7 @@ import torch
 from shared_nets.errors import DeviceError, UsageError, WeightsError, tell_errors_in_words
 from shared_nets.inference.backends import check_backend
 from shared_nets.inference.outputs import make_output_folder
+from shared_nets.precision import check_bfloat16
 from shared_nets.switches import is_true
 
 
@@ -21,6 +22,7 @@ def check_run(
     backend: str | None = None,
     threshold: float = 0.5,
     smallest_lesion_ml: float = 0.0,
+    cpu_bfloat16: bool | str = False,
 ) -> None:
     """
     Make sure that a run can start, and have any error of ours end it with one sentence and exit code 1.
@@ -37,22 +39,28 @@ def check_run(
         backend: what computes the network, see :func:`~shared_nets.inference.for_inference`.
         threshold: see :func:`check_limits`.
         smallest_lesion_ml: see :func:`check_limits`.
+        cpu_bfloat16: see :func:`~shared_nets.inference.for_inference`.
 
     Raises:
         WeightsError: if the weights are not there.
         DeviceError: if this machine has no such device.
-        UsageError: if no backend has this name, a number is out of range, or ``debug`` is neither true nor
-            false.
+        UsageError: if no backend has this name, a number is out of range, a switch is neither true nor false,
+            or the CPU or the backend cannot compute in bfloat16.
         OutputError: if the output folder cannot be made or written.
     """
     tell_errors_in_words()
     tell_errors_in_words(is_true(debug))
     check_limits(threshold, smallest_lesion_ml)
-    check_network(weights, device, backend)
+    check_network(weights, device, backend, is_true(cpu_bfloat16))
     make_output_folder(output_dir)
 
 
-def check_network(weights: str | Path | None, device: torch.device | str | None, backend: str | None) -> None:
+def check_network(
+    weights: str | Path | None,
+    device: torch.device | str | None,
+    backend: str | None,
+    cpu_bfloat16: bool = False,
+) -> None:
     """
     Make sure that the network can be set up; what is None is not looked at.
 
@@ -60,9 +68,10 @@ def check_network(weights: str | Path | None, device: torch.device | str | None,
         weights: its weights file.
         device: where it runs.
         backend: what computes it, see :func:`~shared_nets.inference.for_inference`.
+        cpu_bfloat16: see there.
 
     Raises:
-        UsageError: if no backend has this name.
+        UsageError: if no backend has this name, or the CPU or the backend cannot compute in bfloat16.
         WeightsError: if the weights are not there.
         DeviceError: if this machine has no such device.
     """
@@ -72,6 +81,8 @@ def check_network(weights: str | Path | None, device: torch.device | str | None,
         check_weights(weights)
     if device is not None:
         check_device(device)
+        if cpu_bfloat16:
+            check_bfloat16(device, backend)
 
 
 def check_limits(threshold: float, smallest_lesion_ml: float) -> None:

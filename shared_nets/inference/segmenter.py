@@ -13,12 +13,13 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from nibabel.spatialimages import SpatialImage
 
-from shared_nets.bundles import Model, bundle_folder
+from shared_nets.bundles import Model, bundle_folder, check_settings
 from shared_nets.data.formats import Scan
 from shared_nets.errors import UsageError, own_error
 from shared_nets.inference.check import check_limits, check_network
 from shared_nets.inference.engine import run_engine
 from shared_nets.inference.outputs import on_grid_of, scan_grid
+from shared_nets.switches import is_true
 
 
 class Segmentation(NamedTuple):
@@ -58,11 +59,13 @@ class LesionSegmenter:
         mirror: take the mean of each slice's logits and its left-right mirror image's.
         dwi_decides: for ``cnnres``: what does not show on DWI alone is no lesion, so that FLAIR can take
             lesions away, but add none.
+        cpu_bfloat16: see :func:`~shared_nets.inference.for_inference`.
 
     What is None is as inference.json has it.
 
     Raises:
-        UsageError: if there is no such model, bundle, backend or setting, or a number is out of range.
+        UsageError: if there is no such model, bundle, backend or setting, a number is out of range, or the
+            CPU or the backend cannot compute in bfloat16.
         WeightsError: if the weights are missing, corrupt, unsafe or of another architecture.
         DeviceError: if this machine has no such device.
     """
@@ -79,6 +82,7 @@ class LesionSegmenter:
         smallest_lesion_ml: float | None = None,
         mirror: bool | None = None,
         dwi_decides: bool | None = None,
+        cpu_bfloat16: bool | None = None,
     ) -> None:
         names = [known.value for known in Model]
         if model not in names:
@@ -92,18 +96,19 @@ class LesionSegmenter:
             "smallest_lesion_ml": smallest_lesion_ml,
             "mirror": mirror,
             "dwi_decides": dwi_decides,
+            "cpu_bfloat16": cpu_bfloat16,
         }
+        settings = {key: value for key, value in settings.items() if value is not None}
+        check_settings(folder, settings)
         config = ConfigParser()
         config.read_config(folder / "configs" / "inference.json")
-        settings = {key: value for key, value in settings.items() if value is not None}
-        for key in settings:
-            if key not in config.get():
-                raise UsageError(f"{folder}: this bundle has no setting {key}; leave it out.")
         config.update(settings)
         # Nothing is searched for and nothing written.
         config.update({"bundle_root": str(folder), "scans": [], "handlers": []})
         with _own_errors():
-            check_network(*map(config.get_parsed_content, ("weights", "device", "backend")))
+            half = is_true(config.get_parsed_content("cpu_bfloat16", default=False))
+            weights, device, backend = map(config.get_parsed_content, ("weights", "device", "backend"))
+            check_network(weights, device, backend, half)
             check_limits(*map(config.get_parsed_content, ("threshold", "smallest_lesion_ml")))
             self.preprocessing = config.get_parsed_content("preprocessing")
             self.evaluator = config.get_parsed_content("evaluator")

@@ -35,8 +35,8 @@ def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tens
     """
     Paint a scene as DWI and FLAIR with acute stroke.
 
-    FLAIR is missing (all zero) in 30 % of slices; DWI in 6 % of those old enough to show on FLAIR; never
-    both.
+    FLAIR is missing (all zero) in 40 % of slices, as inference asks about DWI alone in every case;
+    DWI in 6 % of those old enough to show on FLAIR; never both.
 
     Args:
         rng: source of randomness.
@@ -159,9 +159,9 @@ def _as_delivered(
     DWI may be missing only where the lesion shows on FLAIR.
     """
     missing = rng.random()
-    if missing < 0.3:
+    if missing < 0.4:
         flair = torch.zeros_like(flair)
-    elif missing < 0.36 and dwi_may_miss:
+    elif missing < 0.46 and dwi_may_miss:
         dwi = torch.zeros_like(dwi)
     elif rng.random() < 0.5:
         flair = _misaligned(rng, flair, most_planes=max(1, planes_per_slice - 1))

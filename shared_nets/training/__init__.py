@@ -11,7 +11,7 @@ from shared_nets.training.processes import (
     parallel,
 )
 from shared_nets.training.record import record_run
-from shared_nets.training.speed import half_pays, half_type, prepared
+from shared_nets.training.speed import prepared
 from shared_nets.training.start import decay_kernels_only, leaves_one_slice, start_from
 
 __all__ = [
@@ -23,8 +23,6 @@ __all__ = [
     "cached",
     "checkpoint_folder",
     "decay_kernels_only",
-    "half_pays",
-    "half_type",
     "join_processes",
     "leaves_one_slice",
     "loader_workers",

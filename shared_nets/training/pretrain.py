@@ -31,6 +31,7 @@ from shared_nets.bundles import Model
 from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, tell_errors_in_words
 from shared_nets.inference.check import check_device
 from shared_nets.networks import CNNRes, XNet
+from shared_nets.precision import half_pays, half_type
 from shared_nets.release.weights import check_architecture, load_into, save_state, save_weights
 from shared_nets.simulation import (
     Anatomy,
@@ -44,7 +45,7 @@ from shared_nets.simulation import (
     t1_contrast,
 )
 from shared_nets.training.processes import loader_workers, local_device
-from shared_nets.training.speed import half_pays, half_type, prepared
+from shared_nets.training.speed import prepared
 
 SAVE_SECONDS = 180
 TELL_SECONDS = 60

@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 
 from shared_nets import XNet, __version__, load_keras_weights
 from shared_nets.cli import app
+from shared_nets.precision import half_pays
 from tests.commands import Running, bundle, start, strokeseg
-from tests.conftest import NETWORKS
 from tests.heads import head, lesion_mask, write
 from tests.networks.oracle.weights import keras_weights
 from tests.networks.test_keras_import import write_h5
@@ -102,6 +102,41 @@ def test_a_wrong_command_is_refused_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("model", "option", "setting"),
+    [("cnnres", "--no-dwi-decides", "dwi_decides"), ("xnet", "--save-labels", "save_labels")],
+)
+def test_an_option_that_an_older_bundle_does_not_know(
+    trees: Folders, bundles: Folders, tmp_path: Path, model: str, option: str, setting: str
+) -> None:
+    """MONAI would pass it over, and the run would look as if it had been heard."""
+    older = shutil.copytree(bundles[model], tmp_path / "older")
+    file = older / "configs" / "inference.json"
+    config = json.loads(file.read_text().replace(f'"$shared_nets.is_true(@{setting})"', "true"))
+    del config[setting]
+    file.write_text(json.dumps(config))
+    scans = trees[model] / "imagesTs"
+    words = ["--model", model, "--bundle", str(older), "--output", str(tmp_path / "out"), str(scans)]
+    code, said = invoke("predict", option, *words)
+    assert code == 2
+    assert f"this bundle has no setting {setting}" in said
+    assert not (tmp_path / "out").exists()
+    # Without the option it is of use.
+    done = strokeseg("predict", "--quiet", *words)
+    assert (done.code, done.err) == (0, "")
+
+
+def test_a_bundle_whose_config_is_no_json(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    broken = shutil.copytree(bundles["xnet"], tmp_path / "broken")
+    (broken / "configs" / "inference.json").write_text('{"threshold": 0.5,}')
+    scans = trees["xnet"] / "imagesTs"
+    code, said = invoke(
+        "predict", "--model", "xnet", "--bundle", str(broken), "--output", str(tmp_path / "out"), str(scans)
+    )
+    assert code == 2
+    assert "inference.json is not readable JSON" in said
+
+
 def test_unknown_commands_and_missing_arguments() -> None:
     for words in (["segment"], ["import-keras"], ["weights", "restore"], ["weights", "burn"]):
         assert invoke(*words)[0] == 2
@@ -110,13 +145,16 @@ def test_unknown_commands_and_missing_arguments() -> None:
 # ---- predict ----
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
-def test_the_same_as_the_bundle(trees: Folders, bundles: Folders, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "mirror"), [("xnet", False), ("cnnres", True)])
+def test_the_same_as_the_bundle(
+    trees: Folders, bundles: Folders, tmp_path: Path, name: str, mirror: bool
+) -> None:
     """From another folder, with relative paths."""
     (tmp_path / "scans").symlink_to(trees[name] / "imagesTs")
     done = strokeseg(
         "predict", "--model", name, "--bundle", bundles[name], "--output", "cli", "--save-probability",
-        "--threshold", "0.4", "--smallest-lesion-ml", "1", "--mirror", "scans", cwd=tmp_path,
+        "--threshold", "0.4", "--smallest-lesion-ml", "1", "--mirror" if mirror else "--no-mirror", "scans",
+        cwd=tmp_path,
     )  # fmt: skip
     assert done.code == 0, done.err
     assert done.out.splitlines()[0].startswith("2 scans segmented")
@@ -128,7 +166,7 @@ def test_the_same_as_the_bundle(trees: Folders, bundles: Folders, tmp_path: Path
     other = bundle(
         config_file=bundles[name] / "configs" / "inference.json", bundle_root=bundles[name],
         dataset_dir=tmp_path / "scans", output_dir=tmp_path / "bundle", save_probability=True, threshold=0.4,
-        smallest_lesion_ml=1, mirror="true",
+        smallest_lesion_ml=1, mirror=mirror,
     )  # fmt: skip
     assert other.code == 0, other.err
     made = visible(tmp_path / "cli")
@@ -138,7 +176,7 @@ def test_the_same_as_the_bundle(trees: Folders, bundles: Folders, tmp_path: Path
         if file.endswith(".nii.gz"):
             assert (tmp_path / "cli" / file).read_bytes() == (tmp_path / "bundle" / file).read_bytes()
     sidecar = json.loads((tmp_path / "cli" / "case1_label-lesion_mask.json").read_text())
-    assert sidecar["Settings"]["mirror"] is True
+    assert sidecar["Settings"]["mirror"] is mirror
     one, two = (pd.read_csv(tmp_path / part / "lesions.csv") for part in ("cli", "bundle"))
     pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"))
     mask = nib.load(tmp_path / "cli" / "case1_label-lesion_mask.nii.gz")
@@ -163,6 +201,23 @@ def test_another_backend_gives_the_same_masks(trees: Folders, bundles: Folders, 
         nib.load(tmp_path / backend / "case1_label-lesion_mask.nii.gz").get_fdata() for backend in tables
     )
     assert (one != other).mean() < 1e-3
+
+
+def test_bfloat16_is_done_and_recorded_or_refused(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    """By what this CPU has."""
+    done = strokeseg(
+        "predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", tmp_path / "out", "--quiet",
+        "--device", "cpu", "--backend", "torch", "--cpu-bfloat16", trees["xnet"] / "imagesTs",
+    )  # fmt: skip
+    if half_pays("cpu"):
+        assert (done.code, done.err) == (0, "")
+        sidecar = json.loads((tmp_path / "out" / "case1_label-lesion_mask.json").read_text())
+        assert sidecar["Settings"]["cpu_bfloat16"] is True
+    else:
+        assert done.code == 1
+        assert "no instructions for bfloat16" in done.err
+        assert "Traceback" not in done.err
+        assert not (tmp_path / "out").exists()
 
 
 def test_bad_scans_beside_a_good_one(trees: Folders, bundles: Folders, tmp_path: Path) -> None:

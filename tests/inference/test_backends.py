@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from shared_nets import CNNRes, FeatureSimilarityModule, XNet
+from shared_nets import CNNRes, FeatureSimilarityModule, XNet, precision
 from shared_nets.errors import UsageError
 from shared_nets.inference import backends, for_inference
 from shared_nets.inference.backends import CompiledNetwork
@@ -158,3 +158,42 @@ def test_a_network_that_the_runtime_cannot_take(tiny: nn.Module, monkeypatch: py
 def test_unknown_backend(tiny: nn.Module) -> None:
     with pytest.raises(UsageError, match=r"^tensorrt: no backend has this name; use one of auto, "):
         for_inference(tiny, "tensorrt")
+
+
+@pytest.fixture
+def a_cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "half_pays", lambda device: True)
+
+
+@pytest.mark.usefixtures("a_cpu_with_bfloat16")
+@pytest.mark.parametrize("backend", ["openvino", "torch"])
+def test_bfloat16_rounds_and_gives_float32(tiny: nn.Module, backend: str) -> None:
+    """Emulated where the CPU has no bfloat16: eight bits, so a few thousandths of values up to 1."""
+    if backend != "torch":
+        pytest.importorskip(backend)
+    x = torch.rand(2, 1, 32, 48)
+    half, exact = (for_inference(tiny, backend, cpu_bfloat16=on) for on in (True, False))
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, wanted = half(x), exact(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.02)
+    if backend == "torch":  # OpenVINO leaves it out where the CPU has none
+        assert not torch.equal(found, wanted)
+
+
+@pytest.mark.usefixtures("a_cpu_with_bfloat16")
+def test_bfloat16_by_auto_is_never_onnx_runtimes(tiny: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    for installed, chosen in ((("openvino", "onnxruntime"), "openvino"), (("onnxruntime",), "torch")):
+        monkeypatch.setattr(backends, "_is_installed", lambda name, there=installed: name in there)
+        network = for_inference(tiny, cpu_bfloat16=True)
+        assert getattr(network, "backend", "torch") == chosen
+
+
+def test_bfloat16_is_refused_where_it_cannot_pay(tiny: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "half_pays", lambda device: False)
+    with pytest.raises(UsageError, match="no instructions for bfloat16"):
+        for_inference(tiny, "torch", cpu_bfloat16=True)
+    with pytest.raises(UsageError, match="float32 only"):
+        for_inference(tiny, "onnxruntime", cpu_bfloat16=True)
+    precision.check_bfloat16("cuda")  # a GPU has its own half precision

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared_nets.errors import DeviceError, OutputError, WeightsError
+from shared_nets import precision
+from shared_nets.errors import DeviceError, OutputError, UsageError, WeightsError
 from shared_nets.inference import check_run
 
 
@@ -71,3 +72,17 @@ def test_its_own_errors_are_told_too(tmp_path: Path, capsys: pytest.CaptureFixtu
     sys.excepthook(caught.type, caught.value, None)
     assert capsys.readouterr().err.startswith(f"{tmp_path / 'absent.pt'}: there is no such weights file")
     assert not (tmp_path / "out").exists()
+
+
+def test_bfloat16_without_instructions_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "half_pays", lambda device: False)
+    with pytest.raises(UsageError, match="no instructions for bfloat16"):
+        check_run(tmp_path / "out", device="cpu", cpu_bfloat16="true")
+    assert not (tmp_path / "out").exists()
+    check_run(tmp_path / "out", device="cpu", cpu_bfloat16="false")
+    monkeypatch.setattr(precision, "half_pays", lambda device: True)
+    check_run(tmp_path / "out", device="cpu", cpu_bfloat16=True)
+    with pytest.raises(UsageError, match="float32 only"):
+        check_run(tmp_path / "out", device="cpu", backend="onnxruntime", cpu_bfloat16=True)
+    with pytest.raises(UsageError, match="neither true nor false"):
+        check_run(tmp_path / "out", device="cpu", cpu_bfloat16="perhaps")

@@ -131,7 +131,7 @@ def test_dwi_and_flair(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"threshold": 0.3}, {"smallest_lesion_ml": 5.0}, {"mirror": True}, {"backend": "torch"}]
+    "settings", [{"threshold": 0.3}, {"smallest_lesion_ml": 5.0}, {"mirror": False}, {"backend": "torch"}]
 )
 def test_settings_are_the_configs(
     bundles: Folders, written: Callable[..., Any], t1: Path, settings: dict[str, Any]
