@@ -32,7 +32,7 @@ from shared_nets.inference.lesions import without_small_lesions
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 SMALLEST_ML = (0.0, 0.05, 0.2, 0.5)
 WAYS = {
-    Model.xnet: [{"mirror": mirror} for mirror in (False, True)],
+    Model.xnet: [{"mirror": mirror} for mirror in (True, False)],
     Model.cnnres: [
         {"mirror": mirror, "dwi_decides": decides} for mirror in (False, True) for decides in (True, False)
     ],

@@ -27,6 +27,7 @@ from shared_nets import CNNRes, UNet, XNet
 from shared_nets.inference import for_inference
 from shared_nets.inference.backends import CPU_BACKENDS, CompiledNetwork
 from shared_nets.networks.upsampling import UpConv
+from shared_nets.precision import half_pays
 
 CHANNELS = {"xnet": 1, "cnnres": 2}
 
@@ -69,7 +70,13 @@ def main() -> None:
 
 
 Compute = Callable[[Tensor], tuple[Tensor | None, float]]
-LIKE_OURS = ("PyTorch, upsampling then 3×3", "torch", *CPU_BACKENDS)
+BFLOAT16_BACKENDS = ("torch", "openvino")
+LIKE_OURS = (
+    "PyTorch, upsampling then 3×3",
+    "torch",
+    *CPU_BACKENDS,
+    *(f"{backend}, bfloat16" for backend in BFLOAT16_BACKENDS),
+)
 
 
 def candidates(model: str) -> dict[str, Compute]:
@@ -86,6 +93,11 @@ def candidates(model: str) -> dict[str, Compute]:
         fast = for_inference(net, backend)
         if backend == "torch" or isinstance(fast, CompiledNetwork):
             run[backend] = timed(fast)
+    if half_pays("cpu"):
+        for backend in BFLOAT16_BACKENDS:
+            fast = for_inference(net, backend, cpu_bfloat16=True)
+            if backend == "torch" or isinstance(fast, CompiledNetwork):
+                run[f"{backend}, bfloat16"] = timed(fast)
     if model == "cnnres":
         run["U-Net of 31 M values, PyTorch"] = timed(UNet(in_channels=2).eval())
     return run

@@ -4,6 +4,8 @@ A bundle on simulated cases it never saw, beside what a user could run instead.
     strokeseg simulate --model xnet --masks MASKS --held-out --cases 30 --output TEST
     python benchmarks/simulated_test.py --model xnet --dataset TEST --output docs/results/simulated_xnet
 
+`--also cpu_bfloat16=true` adds the bundle with another setting of inference.json; it may be repeated.
+
 The dataset's lesion masks must be those that pretraining keeps apart (`--held-out`). Writes OUTPUT.csv, a row
 a case and method, and OUTPUT.md: Dice, lesion-wise F1 and false volume by tercile of the lesions' volume.
 
@@ -44,12 +46,17 @@ def main(
     dataset: Annotated[Path, typer.Option(help="Folder that `strokeseg simulate` wrote.")],
     output: Annotated[Path, typer.Option(help="Name of the tables, without ending.")],
     bundle: Annotated[Path | None, typer.Option(help="Another bundle folder.")] = None,
+    also: Annotated[list[str] | None, typer.Option(help="The bundle with KEY=VALUE too; repeatable.")] = None,
 ) -> None:
-    """Run both methods and write the tables."""
+    """Run all methods and write the tables."""
     listed = json.loads((dataset / "datalist.json").read_text())
     cases = [case for section in ("training", "validation", "test") for case in listed.get(section, [])]
     rows = [
-        *network_rows(model, dataset, cases, bundle_folder(model.value, bundle)),
+        *(
+            row
+            for setting in ("", *(also or ()))
+            for row in network_rows(model, dataset, cases, bundle_folder(model.value, bundle), setting)
+        ),
         *asymmetry_rows(model, dataset, cases),
     ]
     table = pd.DataFrame(rows)
@@ -59,20 +66,26 @@ def main(
     print(markdown(table))
 
 
-def network_rows(model: Model, dataset: Path, cases: list[Case], bundle: Path) -> list[Case]:
-    """What the bundle finds, through its own inference.json."""
+def network_rows(model: Model, dataset: Path, cases: list[Case], bundle: Path, setting: str) -> list[Case]:
+    """What the bundle finds, through its own inference.json, with a KEY=VALUE in it unless that is empty."""
     scans: list[Any] = []
     for case in cases:
         files = [str(dataset / name) if name else None for name in as_list(case["image"])]
         scans.append({"image": files if len(files) > 1 else files[0], "name": case["name"]})
     with TemporaryDirectory() as folder:
-        run_inference(bundle, {"dataset_dir": scans, "output_dir": folder, "save_picture": False})
+        settings = {"dataset_dir": scans, "output_dir": folder, "save_picture": False}
+        run_inference(bundle, settings | dict([setting.split("=")] if setting else []))
         found = {
             case["name"]: next(Path(folder).rglob(f"{case['name']}_label-lesion_mask.nii.gz"))
             for case in cases
         }
         return [
-            scored(model.value, case, np.asarray(nib.load(found[case["name"]]).dataobj) > 0, dataset)
+            scored(
+                f"{model.value} {setting}".strip(),
+                case,
+                np.asarray(nib.load(found[case["name"]]).dataobj) > 0,
+                dataset,
+            )
             for case in cases
         ]
 

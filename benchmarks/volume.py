@@ -4,7 +4,8 @@ A whole scan, from file to mask file: CPU seconds, the share of the network, and
     python benchmarks/volume.py SCAN --methods "openvino 2" "torch 2" "openvino 1" monai loop
     python benchmarks/volume.py DWI FLAIR --model cnnres --methods "openvino 1.5" "torch 1.5" unet
 
-Methods: a backend's name and the in-plane voxel size in mm (``strokeseg predict``'s way); ``loop``, a plain
+Methods: a backend's name and the in-plane voxel size in mm (``strokeseg predict``'s way), with settings of
+inference.json where they are to differ, ``"torch 2 mirror=false cpu_bfloat16=true"``; ``loop``, a plain
 PyTorch loop over all slices of the same network at 1 mm, cut or padded to 224×192 (CNN-Res: the scan's own
 voxels, 160×160); ``monai``, MONAI's SliceInferer over the same; ``unet``, the loop with the 31 M U-Net;
 ``keras``, the authors' X-Net over the same, by a Python with TensorFlow and nibabel (``--keras``).
@@ -98,9 +99,10 @@ def measure(method: str, model: str, scan: Sequence[Path]) -> dict[str, float]:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        name, *mm = method.split()
-        if mm:
-            once, done, network = ours(name, float(mm[0]), model, scan, folder)
+        name, *more = method.split()
+        if more:
+            changed = dict(setting.split("=") for setting in more[1:])
+            once, done, network = ours(name, float(more[0]), model, scan, folder, changed)
         else:
             once, done, network = others(name, model, scan, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -128,13 +130,13 @@ class Timed:
 
 
 def ours(
-    backend: str, mm: float, model: str, scan: Sequence[Path], folder: str
+    backend: str, mm: float, model: str, scan: Sequence[Path], folder: str, changed: dict[str, str]
 ) -> tuple[float, float, float]:
     """``strokeseg predict``: when a first scan was done, when the same again, and the network's share."""
     from monai.bundle import ConfigWorkflow
 
     paths = [str(path) for path in scan]
-    settings: dict[str, Any] = {"spacing": [mm, mm, -1.0]}
+    settings: dict[str, Any] = {"spacing": [mm, mm, -1.0], **changed}
     if mm in WINDOWS[model]:
         settings["window"] = WINDOWS[model][int(mm)]
     bundle = ROOT / f"{model}_bundle"

@@ -64,10 +64,11 @@ def sample(volume: Tensor, affine: NDArray[np.float64], coordinates: Tensor) -> 
     Returns:
         ``(channels, ...)``.
     """
-    inverse = coordinates.new_tensor(np.linalg.inv(affine))
-    voxels = coordinates @ inverse[:3, :3].T + inverse[:3, 3]
-    size = coordinates.new_tensor(volume.shape[1:])
-    grid = (2 * voxels / (size - 1) - 1).flip(-1).reshape(1, 1, 1, -1, 3)
+    # From mm to grid_sample's units, -1 to 1 from the first voxel's centre to the last one's, Z first.
+    to_grid = 2 * np.linalg.inv(affine)[:3] / (np.array(volume.shape[1:])[:, None] - 1)
+    to_grid[:, 3] -= 1
+    turned = coordinates.new_tensor(to_grid[::-1].copy())
+    grid = torch.addmm(turned[:, 3], coordinates.reshape(-1, 3), turned[:, :3].T).reshape(1, 1, 1, -1, 3)
     values = F.grid_sample(volume[None], grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return values.reshape(volume.shape[0], *coordinates.shape[:-1])
 
@@ -121,14 +122,17 @@ def grown(
         The moved coordinates.
     """
     pull = growth * (sample(closeness, affine, coordinates)[0] / far_mm).square()
-    moved = coordinates
+    near = pull > 0  # most of a head is not, and stays where it is
+    pull, points = pull[near], coordinates[near]
     # No step, and one along each axis.
-    steps = GRADIENT_MM * torch.eye(4, device=coordinates.device)[:, None, None, None, 1:]
+    steps = GRADIENT_MM * torch.eye(4, device=coordinates.device)[:, None, 1:]
     # In short steps, as the way to the nearest point bends, and ends at the structure.
-    for _ in range(GROWTH_STEPS):
-        here, *beyond = sample(closeness, affine, moved + steps)[0]
+    for _ in range(GROWTH_STEPS if len(points) else 0):
+        here, *beyond = sample(closeness, affine, points + steps)[0]
         slope = torch.stack([(value - here) / GRADIENT_MM for value in beyond], dim=-1)
         # To the border and half a step in, not through the structure.
         length = torch.minimum(pull / GROWTH_STEPS, far_mm - here + GRADIENT_MM / 2)
-        moved = moved + slope * length[..., None]
+        points = points + slope * length[..., None]
+    moved = coordinates.clone()
+    moved[near] = points
     return moved
