@@ -34,7 +34,7 @@ SMALLEST_ML = (0.0, 0.05, 0.2, 0.5)
 WAYS = {
     Model.xnet: [{"mirror": mirror} for mirror in (True, False)],
     Model.cnnres: [
-        {"mirror": mirror, "dwi_decides": decides} for mirror in (False, True) for decides in (True, False)
+        {"mirror": mirror, "dwi_decides": decides} for mirror in (False, True) for decides in (False, True)
     ],
 }
 """How the network is run; the first as inference.json has it."""

@@ -54,7 +54,7 @@ def predict(
         bool | None,
         typer.Option(
             "--dwi-decides/--no-dwi-decides",
-            help="cnnres: FLAIR can take away what DWI alone shows, but add nothing; by default it is so.",
+            help="cnnres: FLAIR can take away what DWI alone shows, but add nothing; twice the time.",
         ),
     ] = None,
     device: Annotated[

@@ -104,7 +104,7 @@ def test_a_wrong_command_is_refused_before_any_work(
 
 @pytest.mark.parametrize(
     ("model", "option", "setting"),
-    [("cnnres", "--no-dwi-decides", "dwi_decides"), ("xnet", "--save-labels", "save_labels")],
+    [("cnnres", "--dwi-decides", "dwi_decides"), ("xnet", "--save-labels", "save_labels")],
 )
 def test_an_option_that_an_older_bundle_does_not_know(
     trees: Folders, bundles: Folders, tmp_path: Path, model: str, option: str, setting: str

@@ -140,12 +140,12 @@ def test_settings_are_the_configs(
     assert_same(found, written("xnet", str(t1), **settings))
 
 
-def test_flair_takes_away_but_adds_nothing_unless_told_otherwise(
+def test_flair_takes_away_but_adds_nothing_where_dwi_decides(
     bundles: Folders, segmenters: dict[str, LesionSegmenter], written: Callable[..., Any], pair: list[str]
 ) -> None:
-    with_its_say = LesionSegmenter("cnnres", bundle=bundles["cnnres"], dwi_decides=False).predict(pair)
-    assert_same(with_its_say, written("cnnres", pair, dwi_decides="false"))
-    decided = segmenters["cnnres"].predict(pair)
+    decided = LesionSegmenter("cnnres", bundle=bundles["cnnres"], dwi_decides=True).predict(pair)
+    assert_same(decided, written("cnnres", pair, dwi_decides="true"))
+    with_its_say = segmenters["cnnres"].predict(pair)
     lower, free = (np.asarray(found.probability.dataobj) for found in (decided, with_its_say))
     assert (lower <= free + 1e-6).all()
     assert (lower < free - 1e-3).any()
