@@ -138,6 +138,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Name of the tables, without ending.")],
     anatomies: Annotated[Path | None, typer.Option(help="T1 scans without lesions, anatomies.json.")] = None,
     pretrained: Annotated[Path | None, typer.Option(help="X-Net's weights to begin with.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this variant; repeatable.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Of eight slices.")] = 600,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and slices.")] = 0,
 ) -> None:
@@ -150,7 +151,11 @@ def main(
     what = f"X-Net trained {'further' if pretrained else 'from random weights'} on "
     what += f"{steps * stage.batch} slices of {stage.spacing:g} mm."
     variants = VARIANTS if pretrained else VARIANTS | FROM_RANDOM_ONLY
+    if only and not set(only) <= set(variants):
+        raise typer.BadParameter(f"the variants are {'; '.join(variants)}.", param_hint="--only")
     for name, variant in variants.items():
+        if only and name not in only:
+            continue
         weights = runs / name.replace(" ", "_").replace(":", "") / "model.safetensors"
         if not weights.is_file():
             with variant.in_place():
