@@ -134,8 +134,8 @@ class ScaleHeadIntensityd(MapTransform):
     """
     Bring each channel to 0-1 between two percentiles over the head that it shows, and clip.
 
-    Its own head: FLAIR shows scalp and neck, which DWI suppresses, and the scale of DWI must not depend on
-    whether there is FLAIR.
+    Its own head: FLAIR shows scalp and neck, which DWI suppresses. How much air a crop to both leaves around
+    DWI's head still moves its scale, on the demo's case by a tenth.
 
     A constant channel (a missing modality) becomes 0. Air keeps its place below the head; only where a
     skull-stripped scan's background is one exact value above the lower percentile (a z-scored scan) is it set
