@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from shared_nets import CNNRes, UNet, XNet
 from shared_nets.inference import for_inference
-from shared_nets.inference.backends import CPU_BACKENDS, CompiledNetwork
+from shared_nets.inference.backends import BFLOAT16_BACKENDS, CPU_BACKENDS, CompiledNetwork
 from shared_nets.networks.upsampling import UpConv
 from shared_nets.precision import half_pays
 
@@ -70,13 +70,11 @@ def main() -> None:
 
 
 Compute = Callable[[Tensor], tuple[Tensor | None, float]]
-BFLOAT16_BACKENDS = ("torch", "openvino")
-LIKE_OURS = (
-    "PyTorch, upsampling then 3×3",
-    "torch",
-    *CPU_BACKENDS,
-    *(f"{backend}, bfloat16" for backend in BFLOAT16_BACKENDS),
-)
+OURS = {backend: (backend, False) for backend in ("torch", *reversed(CPU_BACKENDS))} | {
+    f"{backend}, bfloat16": (backend, True) for backend in ("torch", *BFLOAT16_BACKENDS) if half_pays("cpu")
+}
+"""By name: the backend, and whether it computes in bfloat16."""
+LIKE_OURS = ("PyTorch, upsampling then 3×3", *OURS)
 
 
 def candidates(model: str) -> dict[str, Compute]:
@@ -89,15 +87,10 @@ def candidates(model: str) -> dict[str, Compute]:
     run = {"PyTorch, as trained": timed(net)}
     if model == "xnet":
         run["PyTorch, upsampling then 3×3"] = timed(plainly_upsampled(net))
-    for backend in ("torch", *reversed(CPU_BACKENDS)):
-        fast = for_inference(net, backend)
+    for name, (backend, half) in OURS.items():
+        fast = for_inference(net, backend, cpu_bfloat16=half)
         if backend == "torch" or isinstance(fast, CompiledNetwork):
-            run[backend] = timed(fast)
-    if half_pays("cpu"):
-        for backend in BFLOAT16_BACKENDS:
-            fast = for_inference(net, backend, cpu_bfloat16=True)
-            if backend == "torch" or isinstance(fast, CompiledNetwork):
-                run[f"{backend}, bfloat16"] = timed(fast)
+            run[name] = timed(fast)
     if model == "cnnres":
         run["U-Net of 31 M values, PyTorch"] = timed(UNet(in_channels=2).eval())
     return run

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from shared_nets.bundles import Model, bundle_folder, run_inference
+from shared_nets.cli.experiments import parse_settings
 from shared_nets.evaluation.metrics import case_metrics
 from shared_nets.evaluation.tables import statistics
 
@@ -74,7 +75,7 @@ def network_rows(model: Model, dataset: Path, cases: list[Case], bundle: Path, s
         scans.append({"image": files if len(files) > 1 else files[0], "name": case["name"]})
     with TemporaryDirectory() as folder:
         settings = {"dataset_dir": scans, "output_dir": folder, "save_picture": False}
-        run_inference(bundle, settings | dict([setting.split("=")] if setting else []))
+        run_inference(bundle, settings | parse_settings([setting] if setting else None))
         found = {
             case["name"]: next(Path(folder).rglob(f"{case['name']}_label-lesion_mask.nii.gz"))
             for case in cases

@@ -96,13 +96,14 @@ def measure(method: str, model: str, scan: Sequence[Path]) -> dict[str, float]:
     """One method in this process: CPU seconds of what comes once, of a scan, and of the network in it."""
     import torch
 
+    from shared_nets.cli.experiments import parse_settings
+
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         name, *more = method.split()
         if more:
-            changed = dict(setting.split("=") for setting in more[1:])
-            once, done, network = ours(name, float(more[0]), model, scan, folder, changed)
+            once, done, network = ours(name, float(more[0]), model, scan, folder, parse_settings(more[1:]))
         else:
             once, done, network = others(name, model, scan, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -130,7 +131,7 @@ class Timed:
 
 
 def ours(
-    backend: str, mm: float, model: str, scan: Sequence[Path], folder: str, changed: dict[str, str]
+    backend: str, mm: float, model: str, scan: Sequence[Path], folder: str, changed: dict[str, Any]
 ) -> tuple[float, float, float]:
     """``strokeseg predict``: when a first scan was done, when the same again, and the network's share."""
     from monai.bundle import ConfigWorkflow

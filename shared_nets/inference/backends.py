@@ -28,6 +28,8 @@ Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 # The fastest first, as measured: docs/performance.md.
 CPU_BACKENDS = ("openvino", "onnxruntime")
+BFLOAT16_BACKENDS = ("openvino",)
+"""Those of them that compute in bfloat16, as PyTorch does."""
 
 
 def for_inference(
@@ -63,7 +65,7 @@ def for_inference(
     if half:
         check_bfloat16(place, backend)
     fast = rewrite(network).to(place)
-    chosen = _choose(backend, place, ("openvino",) if half else CPU_BACKENDS)
+    chosen = _choose(backend, place, BFLOAT16_BACKENDS if half else CPU_BACKENDS)
     if place.type == "cpu":
         keep_freed_memory()
     computed = InBfloat16(fast) if half else fast
