@@ -22,7 +22,7 @@ from shared_nets.bundles import Backend
 from shared_nets.errors import UsageError
 from shared_nets.inference.rewrites import rewrite
 from shared_nets.memory import keep_freed_memory
-from shared_nets.precision import check_bfloat16
+from shared_nets.precision import half_pays
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -102,6 +102,28 @@ def check_backend(backend: str) -> None:
     names = [known.value for known in Backend]
     if backend not in names:
         raise UsageError(f"{backend}: no backend has this name; use one of {', '.join(names)}.")
+
+
+def check_bfloat16(device: torch.device | str, backend: str | None = None) -> None:
+    """
+    Make sure that a network can be computed in bfloat16 on the CPU; of a GPU this says nothing.
+
+    Args:
+        device: where it runs.
+        backend: what computes it, see `for_inference`.
+
+    Raises:
+        UsageError: if the backend cannot do it, or the CPU not fast.
+    """
+    if torch.device(device).type != "cpu":
+        return
+    if backend in CPU_BACKENDS and backend not in BFLOAT16_BACKENDS:
+        raise UsageError(f"{backend} computes in float32 only: leave out cpu_bfloat16, or the backend.")
+    if not half_pays("cpu"):
+        raise UsageError(
+            "This CPU has no instructions for bfloat16, which would take ten times as long as float32: leave "
+            "out cpu_bfloat16."
+        )
 
 
 def _choose(backend: str, device: torch.device, fastest: Sequence[str]) -> str:

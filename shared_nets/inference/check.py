@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 from shared_nets.errors import DeviceError, UsageError, WeightsError, tell_errors_in_words
-from shared_nets.inference.backends import check_backend
+from shared_nets.inference.backends import check_backend, check_bfloat16
 from shared_nets.inference.outputs import make_output_folder
-from shared_nets.precision import check_bfloat16
 from shared_nets.switches import is_true
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from shared_nets import CNNRes, FeatureSimilarityModule, XNet, precision
+from shared_nets import CNNRes, FeatureSimilarityModule, XNet
 from shared_nets.errors import UsageError
 from shared_nets.inference import backends, for_inference
 from shared_nets.inference.backends import CompiledNetwork
@@ -162,7 +162,7 @@ def test_unknown_backend(tiny: nn.Module) -> None:
 
 @pytest.fixture
 def a_cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "half_pays", lambda device: True)
+    monkeypatch.setattr(backends, "half_pays", lambda device: True)
 
 
 @pytest.mark.usefixtures("a_cpu_with_bfloat16")
@@ -191,9 +191,9 @@ def test_bfloat16_by_auto_is_never_onnx_runtimes(tiny: nn.Module, monkeypatch: p
 
 
 def test_bfloat16_is_refused_where_it_cannot_pay(tiny: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "half_pays", lambda device: False)
+    monkeypatch.setattr(backends, "half_pays", lambda device: False)
     with pytest.raises(UsageError, match="no instructions for bfloat16"):
         for_inference(tiny, "torch", cpu_bfloat16=True)
     with pytest.raises(UsageError, match="float32 only"):
         for_inference(tiny, "onnxruntime", cpu_bfloat16=True)
-    precision.check_bfloat16("cuda")  # a GPU has its own half precision
+    backends.check_bfloat16("cuda")  # a GPU has its own half precision

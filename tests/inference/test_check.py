@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared_nets import precision
 from shared_nets.errors import DeviceError, OutputError, UsageError, WeightsError
-from shared_nets.inference import check_run
+from shared_nets.inference import backends, check_run
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +74,12 @@ def test_its_own_errors_are_told_too(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_bfloat16_without_instructions_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "half_pays", lambda device: False)
+    monkeypatch.setattr(backends, "half_pays", lambda device: False)
     with pytest.raises(UsageError, match="no instructions for bfloat16"):
         check_run(tmp_path / "out", device="cpu", cpu_bfloat16="true")
     assert not (tmp_path / "out").exists()
     check_run(tmp_path / "out", device="cpu", cpu_bfloat16="false")
-    monkeypatch.setattr(precision, "half_pays", lambda device: True)
+    monkeypatch.setattr(backends, "half_pays", lambda device: True)
     check_run(tmp_path / "out", device="cpu", cpu_bfloat16=True)
     with pytest.raises(UsageError, match="float32 only"):
         check_run(tmp_path / "out", device="cpu", backend="onnxruntime", cpu_bfloat16=True)
