@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
@@ -224,3 +224,15 @@ def _end_progress_bars() -> None:
     with suppress(OSError):  # nobody may be reading
         for bar in list(getattr(tqdm, "_instances", ())):
             bar.close()
+
+
+def few(names: Sequence[str], at_most: int = 3) -> str:
+    """
+    Names for a sentence: the first ones, and how many more there are.
+
+    Args:
+        names: in the order in which they are told.
+        at_most: how many are named.
+    """
+    shown = ", ".join(names[:at_most])
+    return shown if len(names) <= at_most else f"{shown} and {len(names) - at_most} more"

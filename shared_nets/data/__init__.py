@@ -1,8 +1,9 @@
 """Where scans come from: trees, data lists and folders to cases, and cases to checked, scaled images."""
 
-from shared_nets.data.cases import case_name, find_cases, modality_of, subject_of
+from shared_nets.data.cases import find_cases
 from shared_nets.data.datalist import read_folds, write_data_list
 from shared_nets.data.loading import LoadMaskd, LoadScand, read_mask, read_scan
+from shared_nets.data.names import case_name, modality_of, subject_of
 from shared_nets.data.pooled import LoadOneChanneld, pooled_cases
 from shared_nets.data.preprocessing import ScaleHeadIntensityd, cranium_mask, head_mask
 from shared_nets.data.spacing import Spacingd

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -10,34 +9,28 @@ import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from shared_nets.data.bids import is_bids, scans_of_dataset
-from shared_nets.data.formats import OTHER_SUFFIXES, is_dicom_series
-from shared_nets.errors import ScanNotFoundError, UsageError
-
-Case = dict[str, Any]
-Section = Literal["training", "validation", "test"]
-
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-SCAN_SUFFIXES = NIFTI_SUFFIXES + OTHER_SUFFIXES
-FOLDS = 5  # a hold-out is a fifth of the subjects
+from shared_nets.data.formats import is_dicom_series
+from shared_nets.data.names import (
+    CHANNEL,
+    NIFTI_SUFFIXES,
+    SCAN_SUFFIXES,
+    Case,
+    case_name,
+    first_path,
+    modality_of,
+    paired_name,
+    parse_name,
+    patient_key,
+    stem_of,
+)
+from shared_nets.data.splits import Section, split_cases
+from shared_nets.errors import ScanNotFoundError, UsageError, few
 
 # Auto3DSeg's data lists say "testing".
 _SECTION_KEYS = {"training": ("training",), "validation": ("validation",), "test": ("test", "testing")}
-
-# The last word of a file name, or an entity's value, that tells what a file shows.
-_WORDS = {
-    "T1w": "T1w T1 MPRAGE",
-    "DWI": "dwi trace b1000",
-    "FLAIR": "FLAIR",
-    "ADC": "adc",
-    "mask": "mask msk probseg dseg seg lesion",
-    "other": "T2w T2 T2star T2starw PD PDw bold sbref swi asl cbf cbv tmax ttp T1c T1ce",
-}
-_MODALITY = {word.lower(): modality for modality, words in _WORDS.items() for word in words.split()}
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
-_ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
 
 logger = logging.getLogger(__name__)
 
@@ -137,82 +130,14 @@ def find_cases(
         )
 
     for case in pools.get("test", []):
-        if (folder := results.get(_first_path(case["image"]))) is not None:
+        if (folder := results.get(first_path(case["image"]))) is not None:
             case["folder"] = folder
     pool = {key: _without_repeats(pools[key]) for key in wanted if key in pools}
     _make_names_unique([case for cases in pool.values() for case in cases])
-    chosen = pool.get("test", []) if section == "test" else _split(pool, section, fold, seed)
+    chosen = pool.get("test", []) if section == "test" else split_cases(pool, section, fold, seed)
     if not chosen and section != "validation":
         raise ScanNotFoundError(f"{said} has no {section} cases: name a source that has some.")
     return chosen
-
-
-def modality_of(path: str | os.PathLike[str]) -> str | None:
-    """
-    What a file's name says it shows.
-
-    Args:
-        path: a scan, e.g. ``sub-1_rec-TRACE_dwi.nii.gz`` or ``patient_FLAIR.nii``; it need not exist.
-
-    Returns:
-        ``"T1w"``, ``"DWI"``, ``"FLAIR"``, ``"ADC"``, ``"mask"``, ``"other"``, or ``None`` where the name says
-        nothing. The nnU-Net endings ``_0000`` and ``_0001`` say nothing here.
-    """
-    return _parse(Path(path)).modality
-
-
-def case_name(path: str | os.PathLike[str]) -> str:
-    """
-    The name of a scan's outputs: the file name without extension, channel ending and modality suffix.
-
-    Args:
-        path: a scan; it need not exist.
-
-    Returns:
-        ``sub-1_ses-2`` for ``sub-1_ses-2_T1w.nii.gz``, ``sub-1`` for ``sub-1_rec-TRACE_dwi.nii.gz``,
-        ``case7`` for ``case7_0000.nii.gz``. Other names lose their extension only.
-    """
-    parsed = _parse(Path(path))
-    if parsed.entities and parsed.modality:
-        # rec-TRACE and the like repeat the modality; acq-, run-, space- tell scans apart and stay.
-        kept = [
-            e for e in parsed.entities if e.startswith("label-") or e.split("-")[1].lower() not in _MODALITY
-        ]
-        return "_".join(kept)
-    channel = _CHANNEL.fullmatch(parsed.stem)
-    return channel[1] if channel and channel[2] in ("0000", "0001") else parsed.stem
-
-
-class _Parsed(NamedTuple):
-    """A file name's parts: ``before`` is the stem without its modality word, entities are BIDS's."""
-
-    stem: str
-    before: str
-    entities: tuple[str, ...]
-    modality: str | None
-
-
-def _stem(path: Path) -> str:
-    for suffix in SCAN_SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    return re.sub(r"\.[A-Za-z]\w*$", "", path.name)  # a folder of DICOM may be called 1.2.840.10
-
-
-def _parse(path: Path) -> _Parsed:
-    stem = _stem(path)
-    parts = stem.split("_")
-    is_bids = stem.startswith("sub-") and len(parts) > 1
-    entities = tuple(p for p in parts[:-1] if _ENTITY.fullmatch(p)) if is_bids else ()
-    words = re.fullmatch(r"(.*?)[_\-. ]?([A-Za-z0-9]+)", stem)
-    before, last = (words[1], words[2]) if words else (stem, "")
-    modality = _MODALITY.get(last.lower())
-    values = {e.split("-")[1].lower() for e in entities}
-    if any(e.startswith("label-") for e in stem.split("_")):
-        modality = "mask"
-    elif modality == "DWI" and "adc" in values:
-        modality = "ADC"
-    return _Parsed(stem, before if modality else stem, entities, modality)
 
 
 # ---- sources ----
@@ -335,10 +260,10 @@ def _read_tree(
             )
         return {key: cases}
 
-    masks = {_stem(p): str(p) for p in _list_folder(labels) if p.name.lower().endswith(NIFTI_SUFFIXES)}
+    masks = {stem_of(p): str(p) for p in _list_folder(labels) if p.name.lower().endswith(NIFTI_SUFFIXES)}
     for case in cases:
         # CASE.nii.gz, or the very name of the image.
-        stem = _stem(Path(_first_path(case["image"])))
+        stem = stem_of(Path(first_path(case["image"])))
         label = masks.get(case["name"]) or masks.get(stem)
         if label:
             case["label"] = label
@@ -348,12 +273,12 @@ def _read_tree(
         if missing:
             raise ScanNotFoundError(
                 f"{labels} has {len(masks)} labels for the {len(cases)} cases of {images.name}; no label for "
-                f"{_few(missing)}: add {missing[0]}.nii.gz or take the scan out."
+                f"{few(missing)}: add {missing[0]}.nii.gz or take the scan out."
             )
         if unused:
             raise ScanNotFoundError(
                 f"{labels} has {len(masks)} labels for the {len(cases)} cases of {images.name}; no scan for "
-                f"{_few([Path(p).name for p in unused])}: add the scan or take the label out."
+                f"{few([Path(p).name for p in unused])}: add the scan or take the label out."
             )
     return {key: cases}
 
@@ -432,10 +357,9 @@ def _read_item(item: Any, folder: Path, where: str, modalities: tuple[str, ...],
             str(Path(folder, str(p)).absolute()) for p in (label if isinstance(label, list) else [label])
         ]
         case["label"] = masks if isinstance(label, list) else masks[0]
-    first = _first_path(case["image"])
+    first = first_path(case["image"])
     name = str(
-        item.get("name")
-        or (case_name(first) if isinstance(case["image"], str) else _paired_name(Path(first)))
+        item.get("name") or (case_name(first) if isinstance(case["image"], str) else paired_name(Path(first)))
     )
     case["name"] = re.sub(r"[/\\\0]", "_", name)
     return case
@@ -445,7 +369,7 @@ def _channels_of(path: str, modalities: tuple[str, ...]) -> str | list[str | Non
     """A data list's ``CASE.nii.gz`` where nnU-Net stores ``CASE_0000.nii.gz``, else the path as it is."""
     if os.path.exists(path):
         return path
-    stem = _stem(Path(path))
+    stem = stem_of(Path(path))
     files = [
         str(Path(path).with_name(f"{stem}_{i:04d}{Path(path).name[len(stem) :]}"))
         for i in range(len(modalities))
@@ -465,7 +389,7 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
     scans = [p for p in files if modality_of(p) not in ("mask", "ADC")]
     if not scans:
         raise ScanNotFoundError(
-            f"{_few([str(p) for p in files])}: named as a mask or ADC map, give a {_words(modalities)} scan."
+            f"{few([str(p) for p in files])}: named as a mask or ADC map, give a {_words(modalities)} scan."
         )
     if len(scans) < len(files):
         left_out = ", ".join(str(p) for p in files if p not in scans)
@@ -473,15 +397,15 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
 
     numbers: dict[tuple[Path, str], set[int]] = defaultdict(set)
     for p in scans:
-        if match := _CHANNEL.fullmatch(_stem(p)):
+        if match := CHANNEL.fullmatch(stem_of(p)):
             numbers[p.parent, match[1]].add(int(match[2]))
 
     cases: list[Case] = []
     groups: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for p in scans:
-        parsed = _parse(p)
-        match = _CHANNEL.fullmatch(parsed.stem)
-        name, modality, key = case_name(p), parsed.modality, _patient_key(p, parsed)
+        parsed = parse_name(p)
+        match = CHANNEL.fullmatch(parsed.stem)
+        name, modality, key = case_name(p), parsed.modality, patient_key(p, parsed)
         if match and _are_channels(numbers[p.parent, match[1]], len(modalities)):
             if int(match[2]) >= len(modalities):
                 logger.info("Left out, as its number says that it is another channel: %s", p)
@@ -506,38 +430,21 @@ def _are_channels(numbers: set[int], channels: int) -> bool:
     return (0 in numbers and max(numbers) < 4) or (numbers == {1} and channels > 1)
 
 
-def _patient_key(path: Path, parsed: _Parsed) -> tuple[Path, str]:
-    """What DWI and FLAIR of a case share: subject and session in BIDS names, else the start of the name."""
-    if parsed.entities:
-        folder = path.parent.parent if path.parent.name in ("anat", "dwi") else path.parent
-        return folder, "_".join(e for e in parsed.entities if e.startswith(("sub-", "ses-")))
-    return path.parent, parsed.before
-
-
 def _pairs(group: dict[str, list[Path]], modalities: tuple[str, ...]) -> list[Case]:
     """The cases of one patient's session: each DWI with its FLAIR, or each FLAIR alone."""
     first, second = group.get(modalities[0], []), group.get(modalities[1], [])
     if not first:
-        return [{"image": [None, str(p)], "name": _paired_name(p)} for p in second]
+        return [{"image": [None, str(p)], "name": paired_name(p)} for p in second]
     cases: list[Case] = []
     for p in first:
         # Of several FLAIRs of a session, the one whose run-, acq-... agree most.
-        entities = set(_parse(p).entities)
-        other = max(second, key=lambda q: len(entities & set(_parse(q).entities)), default=None)
-        cases.append({"image": [str(p), str(other) if other else None], "name": _paired_name(p)})
+        entities = set(parse_name(p).entities)
+        other = max(second, key=lambda q: len(entities & set(parse_name(q).entities)), default=None)
+        cases.append({"image": [str(p), str(other) if other else None], "name": paired_name(p)})
     used = {case["image"][1] for case in cases}
     if unused := [str(p) for p in second if str(p) not in used]:
         logger.warning("Left out, as another FLAIR goes with the same DWI: %s", ", ".join(unused))
     return cases
-
-
-def _paired_name(path: Path) -> str:
-    parsed = _parse(path)
-    return case_name(path) if parsed.entities or not parsed.modality else parsed.before or parsed.stem
-
-
-def _first_path(image: str | Sequence[str | None]) -> str:
-    return image if isinstance(image, str) else next(p for p in image if p)
 
 
 def _without_repeats(cases: list[Case]) -> list[Case]:
@@ -547,7 +454,7 @@ def _without_repeats(cases: list[Case]) -> list[Case]:
 
 def _make_names_unique(cases: list[Case]) -> None:
     """Tell scans of one name apart: in one folder by full name and number, else by folders before it."""
-    folder = {id(case): Path(_first_path(case["image"])).parent for case in cases}
+    folder = {id(case): Path(first_path(case["image"])).parent for case in cases}
 
     def clashing(*, within_folder: bool = False) -> list[Case]:
         def key(case: Case) -> tuple[Path | None, str]:
@@ -557,7 +464,7 @@ def _make_names_unique(cases: list[Case]) -> None:
         return [case for case in cases if count[key(case)] > 1]
 
     for case in clashing(within_folder=True):
-        case["name"] = _stem(Path(_first_path(case["image"])))
+        case["name"] = stem_of(Path(first_path(case["image"])))
     taken = {case["name"].casefold() for case in cases}
     again: set[tuple[Path, str]] = set()
     for case in clashing(within_folder=True):
@@ -576,72 +483,5 @@ def _make_names_unique(cases: list[Case]) -> None:
             case["name"] = "_".join((*folder[id(case)].parts[1:][-depth:], base[id(case)]))
 
 
-# ---- splits ----
-
-
-def _split(pool: dict[str, list[Case]], section: Section, fold: int | None, seed: int) -> list[Case]:
-    """Training or validation: by ``fold`` keys, by the list's own sections, or by a hold-out of subjects."""
-    training = pool.get("training", [])
-    has_folds = any("fold" in case for case in training)
-    if "validation" in pool and (fold is None or not has_folds):
-        _tell_shared_subjects(training, pool["validation"])
-        return pool.get(section, [])
-    wanted = 0 if fold is None else fold
-    if has_folds:
-        folds = sorted({str(case["fold"]) for case in training if "fold" in case})
-        if str(wanted) not in folds:
-            raise UsageError(
-                f"No case of the data list is in fold {wanted}: choose one of {', '.join(folds)}."
-            )
-        held = [str(case.get("fold")) == str(wanted) for case in training]
-    else:
-        held_out = _held_out([subject_of(case) for case in training], wanted, seed)
-        held = [subject_of(case) in held_out for case in training]
-    parts: tuple[list[Case], list[Case]] = ([], [])
-    for case, out in zip(training, held, strict=True):
-        parts[out].append(case)
-    _tell_shared_subjects(*parts)
-    return parts[section == "validation"]
-
-
-def _tell_shared_subjects(training: list[Case], validation: list[Case]) -> None:
-    both = {subject_of(case) for case in training} & {subject_of(case) for case in validation}
-    if both:
-        logger.warning("The same subjects train and validate, so scores flatter: %s", _few(sorted(both)))
-
-
-def subject_of(case: Case) -> str:
-    """
-    The subject a case belongs to, so that a subject's sessions stay together.
-
-    Args:
-        case: one of :func:`find_cases`.
-
-    Returns:
-        its ``subject`` key, else the ``sub-`` entity of its file name, else its name.
-    """
-    if case.get("subject") is not None:
-        return str(case["subject"])
-    named = re.match(r"sub-[a-zA-Z0-9+]+", Path(_first_path(case["image"])).name)
-    return named[0] if named else str(case["name"])
-
-
-def _held_out(subjects: list[str], fold: int, seed: int) -> set[str]:
-    """Every fifth subject in the order of a hash: the same on every machine, whatever the list's order."""
-    order = sorted(set(subjects), key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).hexdigest())
-    folds = min(FOLDS, len(order))
-    if not 0 <= fold < max(folds, 1):
-        raise UsageError(f"There is no fold {fold}: {len(order)} subjects make the folds 0 to {folds - 1}.")
-    return set(order[fold::folds]) if folds > 1 else set()
-
-
-# ---- words ----
-
-
 def _words(modalities: Sequence[str]) -> str:
     return " or ".join(modalities)
-
-
-def _few(names: Sequence[str], at_most: int = 3) -> str:
-    shown = ", ".join(names[:at_most])
-    return shown if len(names) <= at_most else f"{shown} and {len(names) - at_most} more"

@@ -16,7 +16,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from shared_nets.data.cases import modality_of
+from shared_nets.data.names import modality_of
 from shared_nets.data.preprocessing import head_mask
 from shared_nets.errors import (
     MaskError,
@@ -25,6 +25,7 @@ from shared_nets.errors import (
     ScanMismatchError,
     ScanNotFoundError,
     UnreadableScanError,
+    few,
     warn_of_scan,
 )
 
@@ -531,10 +532,8 @@ def check_binary(array: NDArray[Any], path: str) -> None:
     # Scaled integers (255 / 255) come back within rounding.
     if value > 0 and round(value) > 0 and np.allclose(marked, round(value), rtol=0, atol=1e-3):
         return
-    values = np.unique(np.append(marked, 0))
-    shown = ", ".join(f"{v:.3g}" for v in values[:6]) + (
-        f" and {len(values) - 6} more" if len(values) > 6 else ""
-    )
+    values = [f"{value:.3g}" for value in np.unique(np.append(marked, 0))]
     raise MaskError(
-        f"{path} is not binary (values {shown}): save a mask with 0 and 1, one value for all lesions."
+        f"{path} is not binary (values {few(values, at_most=6)}): save a mask with 0 and 1, one value for "
+        "all lesions."
     )

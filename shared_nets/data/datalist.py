@@ -14,11 +14,10 @@ import nibabel as nib
 from tqdm import tqdm
 
 from shared_nets.affine import voxel_ml
-from shared_nets.data.cases import FOLDS
 from shared_nets.data.checks import check_same_grid
 from shared_nets.data.datasets import Found, Item, as_list
 from shared_nets.data.loading import read_mask
-from shared_nets.data.splits import folds_of, parts_of, unshuffled_folds
+from shared_nets.data.splits import FOLDS, folds_of, parts_of, unshuffled_folds
 from shared_nets.errors import ScanNotFoundError, StrokeSegError, UnreadableScanError, UsageError
 from shared_nets.files import write_bytes
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shared_nets.data.bids import scans_of_dataset
-from shared_nets.data.cases import SCAN_SUFFIXES, case_name, find_cases, modality_of, subject_of
+from shared_nets.data.cases import find_cases
+from shared_nets.data.names import SCAN_SUFFIXES, case_name, modality_of, subject_of
 from shared_nets.errors import ScanNotFoundError, UsageError
 
 Item = dict[str, Any]

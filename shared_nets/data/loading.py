@@ -20,7 +20,6 @@ from monai.utils import MetaKeys, SpaceKeys
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from shared_nets.data.cases import modality_of
 from shared_nets.data.checks import (
     check_affine,
     check_binary,
@@ -38,6 +37,7 @@ from shared_nets.data.checks import (
     is_nifti,
 )
 from shared_nets.data.formats import Scan, as_nifti, is_other_format, scan_name
+from shared_nets.data.names import modality_of
 from shared_nets.errors import ScanMismatchError, UnreadableScanError, UsageError
 
 

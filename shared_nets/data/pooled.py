@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from shared_nets.data.cases import Case, find_cases
+from shared_nets.data.cases import find_cases
 from shared_nets.data.loading import LoadScand
+from shared_nets.data.names import Case
 
 
 def pooled_cases(source: Any, modalities: Sequence[str] = ("DWI", "FLAIR"), **options: Any) -> list[Case]:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
-from shared_nets.errors import UsageError
+from shared_nets.data.names import Case, subject_of
+from shared_nets.errors import UsageError, few
+
+Section = Literal["training", "validation", "test"]
+
+FOLDS = 5  # a hold-out is a fifth of the subjects
+
+logger = logging.getLogger(__name__)
 
 
 def shuffled(subjects: Sequence[str], seed: int) -> list[str]:
@@ -96,3 +105,64 @@ def check_enough(subjects: int, folds: int) -> None:
         raise UsageError(f"{folds} folds leave nothing to train on: take at least 2.")
     if subjects < folds:
         raise UsageError(f"{subjects} subjects do not make {folds} folds: take fewer folds.")
+
+
+def held_out(subjects: Sequence[str], fold: int, seed: int) -> set[str]:
+    """
+    Every fifth subject in the order of a hash: the same on every machine, whatever the list's order.
+
+    Args:
+        subjects: in any order; repeats count once.
+        fold: which fifth, from 0.
+        seed: of the order.
+
+    Raises:
+        UsageError: if there is no such fold, as there are fewer subjects.
+    """
+    order = shuffled(subjects, seed)
+    folds = min(FOLDS, len(order))
+    if not 0 <= fold < max(folds, 1):
+        raise UsageError(f"There is no fold {fold}: {len(order)} subjects make the folds 0 to {folds - 1}.")
+    return set(order[fold::folds]) if folds > 1 else set()
+
+
+def split_cases(pool: Mapping[str, list[Case]], section: Section, fold: int | None, seed: int) -> list[Case]:
+    """
+    Training or validation: by ``fold`` keys, by the list's own sections, or by a hold-out of subjects.
+
+    Args:
+        pool: cases by section, ``training`` and, where the source has it, ``validation``.
+        section: which is wanted.
+        fold: which fold validates; None for the first, or the list's own validation.
+        seed: of the hold-out.
+
+    Raises:
+        UsageError: if there is no such fold.
+    """
+    training = pool.get("training", [])
+    has_folds = any("fold" in case for case in training)
+    if "validation" in pool and (fold is None or not has_folds):
+        _tell_shared_subjects(training, pool["validation"])
+        return pool.get(section, [])
+    wanted = 0 if fold is None else fold
+    if has_folds:
+        folds = sorted({str(case["fold"]) for case in training if "fold" in case})
+        if str(wanted) not in folds:
+            raise UsageError(
+                f"No case of the data list is in fold {wanted}: choose one of {', '.join(folds)}."
+            )
+        held = [str(case.get("fold")) == str(wanted) for case in training]
+    else:
+        validating = held_out([subject_of(case) for case in training], wanted, seed)
+        held = [subject_of(case) in validating for case in training]
+    parts: tuple[list[Case], list[Case]] = ([], [])
+    for case, out in zip(training, held, strict=True):
+        parts[out].append(case)
+    _tell_shared_subjects(*parts)
+    return parts[section == "validation"]
+
+
+def _tell_shared_subjects(training: list[Case], validation: list[Case]) -> None:
+    both = {subject_of(case) for case in training} & {subject_of(case) for case in validation}
+    if both:
+        logger.warning("The same subjects train and validate, so scores flatter: %s", few(sorted(both)))

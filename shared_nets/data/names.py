@@ -1,0 +1,136 @@
+"""What the names of scans say: what each shows, and which case and subject it belongs to."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shared_nets.data.formats import OTHER_SUFFIXES
+
+Case = dict[str, Any]
+"""``image``, a path or one a modality, ``name``, and what else is known, such as ``label``."""
+
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+SCAN_SUFFIXES = NIFTI_SUFFIXES + OTHER_SUFFIXES
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+"""nnU-Net's ``CASE_0000``: a case and the number of a channel."""
+
+# The last word of a file name, or an entity's value, that tells what a file shows.
+_WORDS = {
+    "T1w": "T1w T1 MPRAGE",
+    "DWI": "dwi trace b1000",
+    "FLAIR": "FLAIR",
+    "ADC": "adc",
+    "mask": "mask msk probseg dseg seg lesion",
+    "other": "T2w T2 T2star T2starw PD PDw bold sbref swi asl cbf cbv tmax ttp T1c T1ce",
+}
+_MODALITY = {word.lower(): modality for modality, words in _WORDS.items() for word in words.split()}
+_ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
+
+
+class ScanName(NamedTuple):
+    """A file name's parts: ``before`` is the stem without its modality word, entities are BIDS's."""
+
+    stem: str
+    before: str
+    entities: tuple[str, ...]
+    modality: str | None
+
+
+def stem_of(path: Path) -> str:
+    """The file name without the ending of a scan; ``a_T1w`` for ``a_T1w.nii.gz``."""
+    for suffix in SCAN_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return re.sub(r"\.[A-Za-z]\w*$", "", path.name)  # a folder of DICOM may be called 1.2.840.10
+
+
+def parse_name(path: Path) -> ScanName:
+    """The parts of a scan's file name; the file need not exist."""
+    stem = stem_of(path)
+    parts = stem.split("_")
+    is_bids = stem.startswith("sub-") and len(parts) > 1
+    entities = tuple(p for p in parts[:-1] if _ENTITY.fullmatch(p)) if is_bids else ()
+    words = re.fullmatch(r"(.*?)[_\-. ]?([A-Za-z0-9]+)", stem)
+    before, last = (words[1], words[2]) if words else (stem, "")
+    modality = _MODALITY.get(last.lower())
+    values = {e.split("-")[1].lower() for e in entities}
+    if any(e.startswith("label-") for e in stem.split("_")):
+        modality = "mask"
+    elif modality == "DWI" and "adc" in values:
+        modality = "ADC"
+    return ScanName(stem, before if modality else stem, entities, modality)
+
+
+def modality_of(path: str | os.PathLike[str]) -> str | None:
+    """
+    What a file's name says it shows.
+
+    Args:
+        path: a scan, e.g. ``sub-1_rec-TRACE_dwi.nii.gz`` or ``patient_FLAIR.nii``; it need not exist.
+
+    Returns:
+        ``"T1w"``, ``"DWI"``, ``"FLAIR"``, ``"ADC"``, ``"mask"``, ``"other"``, or ``None`` where the name says
+        nothing. The nnU-Net endings ``_0000`` and ``_0001`` say nothing here.
+    """
+    return parse_name(Path(path)).modality
+
+
+def case_name(path: str | os.PathLike[str]) -> str:
+    """
+    The name of a scan's outputs: the file name without extension, channel ending and modality suffix.
+
+    Args:
+        path: a scan; it need not exist.
+
+    Returns:
+        ``sub-1_ses-2`` for ``sub-1_ses-2_T1w.nii.gz``, ``sub-1`` for ``sub-1_rec-TRACE_dwi.nii.gz``,
+        ``case7`` for ``case7_0000.nii.gz``. Other names lose their extension only.
+    """
+    parsed = parse_name(Path(path))
+    if parsed.entities and parsed.modality:
+        # rec-TRACE and the like repeat the modality; acq-, run-, space- tell scans apart and stay.
+        kept = [
+            e for e in parsed.entities if e.startswith("label-") or e.split("-")[1].lower() not in _MODALITY
+        ]
+        return "_".join(kept)
+    channel = CHANNEL.fullmatch(parsed.stem)
+    return channel[1] if channel and channel[2] in ("0000", "0001") else parsed.stem
+
+
+def subject_of(case: Case) -> str:
+    """
+    The subject a case belongs to, so that a subject's sessions stay together.
+
+    Args:
+        case: one of :func:`~shared_nets.data.find_cases`.
+
+    Returns:
+        its ``subject`` key, else the ``sub-`` entity of its file name, else its name.
+    """
+    if case.get("subject") is not None:
+        return str(case["subject"])
+    named = re.match(r"sub-[a-zA-Z0-9+]+", Path(first_path(case["image"])).name)
+    return named[0] if named else str(case["name"])
+
+
+def paired_name(path: Path) -> str:
+    """The name of the outputs of a case of two modalities, from one of its scans: without the modality."""
+    parsed = parse_name(path)
+    return case_name(path) if parsed.entities or not parsed.modality else parsed.before or parsed.stem
+
+
+def first_path(image: str | Sequence[str | None]) -> str:
+    """A case's ``image``, or of several the first that is not missing."""
+    return image if isinstance(image, str) else next(p for p in image if p)
+
+
+def patient_key(path: Path, parsed: ScanName) -> tuple[Path, str]:
+    """What DWI and FLAIR of a case share: subject and session in BIDS names, else the start of the name."""
+    if parsed.entities:
+        folder = path.parent.parent if path.parent.name in ("anat", "dwi") else path.parent
+        return folder, "_".join(e for e in parsed.entities if e.startswith(("sub-", "ses-")))
+    return path.parent, parsed.before
