@@ -74,9 +74,9 @@ def main(
     table = pd.DataFrame(rows).groupby(names).mean().reset_index()
     table = table.sort_values("dice", ascending=False, kind="stable")
     output.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(output.with_suffix(".csv"), index=False, float_format="%.4g")
+    table.to_csv(Path(f"{output}.csv"), index=False, float_format="%.4g")
     text = markdown(table, names, WAYS[model][0], len(cases))
-    output.with_suffix(".md").write_text(text)
+    Path(f"{output}.md").write_text(text)
     print(text)
 
 

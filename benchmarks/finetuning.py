@@ -60,14 +60,14 @@ def main(
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     both = before.join(after, lsuffix="_before", rsuffix="_after")
-    both.to_csv(output.with_suffix(".csv"), float_format="%.4g")
+    both.to_csv(Path(f"{output}.csv"), float_format="%.4g")
     labelled = len(json.loads(data.read_text())["training"])
     what = (
         f"Simulated cases with {kind} of {amount:g} ({KINDS[kind].amount}): `strokeseg finetune` with "
         f"{labelled} labelled cases and {epochs} epochs"
     )
     text = markdown(before, after, what)
-    output.with_suffix(".md").write_text(text)
+    Path(f"{output}.md").write_text(text)
     print(text)
 
 

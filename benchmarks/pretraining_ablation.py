@@ -165,9 +165,9 @@ def main(
             rows += ({"left_out": name, **row} for row in drawn(variant, stage, weights, folder, kind))
         table = pd.DataFrame(rows)
         output.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(output.with_suffix(".csv"), index=False, float_format="%.4g")
+        table.to_csv(Path(f"{output}.csv"), index=False, float_format="%.4g")
         text = markdown(table, what)
-        output.with_suffix(".md").write_text(text)
+        Path(f"{output}.md").write_text(text)
         print(text, flush=True)
 
 

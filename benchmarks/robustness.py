@@ -124,8 +124,8 @@ def main(
                 ]
     table = pd.DataFrame(rows)
     output.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(output.with_suffix(".csv"), index=False, float_format="%.4g")
-    plot(table, output.with_suffix(".png"))
+    table.to_csv(Path(f"{output}.csv"), index=False, float_format="%.4g")
+    plot(table, Path(f"{output}.png"))
     print(table.groupby(["kind", "amount"], sort=False)["dice"].mean().to_string())
 
 

@@ -62,8 +62,8 @@ def main(
     ]
     table = pd.DataFrame(rows)
     output.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(output.with_suffix(".csv"), index=False, float_format="%.4g")
-    output.with_suffix(".md").write_text(markdown(table))
+    table.to_csv(Path(f"{output}.csv"), index=False, float_format="%.4g")
+    Path(f"{output}.md").write_text(markdown(table))
     print(markdown(table))
 
 
