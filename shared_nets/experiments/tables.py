@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from shared_nets import networks
-from shared_nets.errors import UsageError
+from shared_nets.errors import UsageError, few
 from shared_nets.experiments.crossvalidation import Experiment
 from shared_nets.experiments.methods import Method
 from shared_nets.files import write_bytes
@@ -125,9 +125,7 @@ def scores(cases: pd.DataFrame, scoring: str) -> pd.DataFrame:
         raise UsageError(f"There is no scoring {scoring!r}: choose volumes, xnet or cnnres.")
     failed = cases.loc[cases["status"] != "ok", "scan"]
     if len(failed):
-        raise UsageError(
-            f"{failed.iloc[0]} and {len(failed) - 1} more cases failed: mend them and evaluate again."
-        )
+        raise UsageError(f"{few(list(failed))}: failed, mend the scans and evaluate again.")
     rows = cases.set_index(["fold", "scan"]).sort_index()
     if scoring == "cnnres":
         rows = rows[rows["lesion_slices"] > 0]
