@@ -35,7 +35,15 @@ from shared_nets.bundles import Model, bundle_folder, run_inference
 from shared_nets.evaluation.tables import statistics
 from shared_nets.networks import XNet
 from shared_nets.release.weights import load_into
-from shared_nets.simulation import Anatomy, LesionShape, SimulatedSlices, read_masks
+from shared_nets.simulation import (
+    Anatomy,
+    LesionShape,
+    SimulatedSlices,
+    anatomies_of,
+    held_out_masks,
+    read_masks,
+    training_masks,
+)
 from shared_nets.training import pretrain
 
 RECIPE = pretrain.RECIPES[Model.xnet]
@@ -144,8 +152,8 @@ def main(
 ) -> None:
     """Train and judge every variant; write the tables."""
     torch.set_num_threads(1)
-    heads, shapes = pretrain.anatomies_of(anatomies), pretrain.training_masks(masks)
-    kept = read_masks(pretrain.held_out_masks(masks))
+    heads, shapes = anatomies_of(anatomies), training_masks(masks)
+    kept = read_masks(held_out_masks(masks))
     rows: list[dict[str, Any]] = []
     stage = FROM_WEIGHTS if pretrained else FROM_RANDOM
     what = f"X-Net trained {'further' if pretrained else 'from random weights'} on "

@@ -19,8 +19,8 @@ import typer
 from torch import Tensor
 
 from shared_nets.bundles import Model
-from shared_nets.simulation import SimulatedSlices
-from shared_nets.training import pretrain
+from shared_nets.simulation import SimulatedSlices, anatomies_of, training_masks
+from shared_nets.training.pretrain import RECIPES
 
 ROWS, COLUMNS = 4, 6
 PANEL_INCHES = 1.6
@@ -36,11 +36,11 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="Of the slices.")] = 0,
 ) -> None:
     """Draw 24 slices."""
-    recipe = pretrain.RECIPES[model]
+    recipe = RECIPES[model]
     stage = recipe.stages[-1]
     slices = SimulatedSlices(
-        pretrain.anatomies_of(anatomies),
-        pretrain.training_masks(masks),
+        anatomies_of(anatomies),
+        training_masks(masks),
         recipe.paint,
         stage.shape,
         stage.spacing,

@@ -43,8 +43,14 @@ def simulate(
     `simulation`.
     """
     tell_errors_in_words(debug)
-    from shared_nets.simulation import acute_contrast, simulate_dataset, t1_contrast
-    from shared_nets.training.pretrain import anatomies_of, held_out_masks, nifti_masks
+    from shared_nets.simulation import (
+        acute_contrast,
+        anatomies_of,
+        held_out_masks,
+        nifti_masks,
+        simulate_dataset,
+        t1_contrast,
+    )
 
     data_list = simulate_dataset(
         output,

@@ -11,6 +11,7 @@ from shared_nets.simulation.lesions import LesionShape, PlacedLesion, place, ran
 from shared_nets.simulation.procedural import procedural_lesion
 from shared_nets.simulation.scenes import Scene, build_scene
 from shared_nets.simulation.slices import Paint, SimulatedSlices
+from shared_nets.simulation.sources import anatomies_of, held_out_masks, nifti_masks, training_masks
 from shared_nets.simulation.t1 import t1_contrast
 
 __all__ = [
@@ -21,9 +22,12 @@ __all__ = [
     "Scene",
     "SimulatedSlices",
     "acute_contrast",
+    "anatomies_of",
     "anatomy_of",
     "build_scene",
+    "held_out_masks",
     "icbm_anatomy",
+    "nifti_masks",
     "place",
     "procedural_lesion",
     "random_ellipsoid",
@@ -31,4 +35,5 @@ __all__ = [
     "scan_anatomy",
     "simulate_dataset",
     "t1_contrast",
+    "training_masks",
 ]

@@ -9,7 +9,6 @@ stream is seeded by the seed plus the steps done. It may go on on another device
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +22,11 @@ from typing import Annotated, Any, cast
 import torch
 import typer
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader
 
 from shared_nets.bundles import Model
-from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, tell_errors_in_words
+from shared_nets.errors import UsageError, WeightsError, tell_errors_in_words
 from shared_nets.inference.check import check_device
 from shared_nets.networks import CNNRes, XNet
 from shared_nets.precision import half_pays, half_type
@@ -39,11 +37,11 @@ from shared_nets.simulation import (
     Paint,
     SimulatedSlices,
     acute_contrast,
-    icbm_anatomy,
-    read_masks,
-    scan_anatomy,
+    anatomies_of,
     t1_contrast,
+    training_masks,
 )
+from shared_nets.training.pretraining_losses import TISSUE_WEIGHT, TISSUES, detection_loss, tissue_loss
 from shared_nets.training.processes import loader_workers, local_device
 from shared_nets.training.speed import prepared
 
@@ -53,16 +51,6 @@ WARMUP_STEPS = 100
 """Steps over which the learning rate rises, so that Adam's first estimates do no harm."""
 AVERAGE_DECAY = 0.998
 """Of the exponential average of the weights, which is what is shipped: it covers the last 500 steps."""
-TISSUES = 5
-"""Outside, fluid, grey matter, white matter, ventricle."""
-FLUID = 1
-VENTRICLE = 4
-TISSUE_WEIGHT = 0.3
-"""Of the tissues' cross entropy, beside 4 of the lesion's."""
-FLUID_WEIGHT = 2.0
-VENTRICLE_WEIGHT = 6.0
-HELD_OUT = 5
-"""Every so many-th mask, in order of their names, is kept for testing."""
 
 
 @dataclass(frozen=True)
@@ -184,88 +172,6 @@ def usual_workers(device: torch.device) -> int:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores - 1)
-
-
-def training_masks(folder: Path) -> list[LesionShape]:
-    """
-    The lesion shapes to train on: four masks in five, in order of their names.
-
-    Args:
-        folder: stroke masks in MNI space, ``.nii`` or ``.nii.gz``, in subfolders too.
-
-    Raises:
-        ScanNotFoundError: if there is no such folder, or no usable mask for training in it.
-        StrokeSegError: if a mask cannot be read or is not in MNI space.
-    """
-    paths = nifti_masks(folder)
-    kept = set(held_out_masks(folder))
-    shapes = read_masks(path for path in paths if path not in kept)
-    if not shapes:
-        raise ScanNotFoundError(
-            f"{folder} holds no stroke masks to train on ({len(paths)} NIfTI files, of which every fifth is "
-            f"kept for testing): add masks of 0.05 to 400 mL."
-        )
-    return shapes
-
-
-def held_out_masks(folder: Path) -> list[Path]:
-    """
-    The masks that pretraining never sees: every fifth, in order of their names.
-
-    Raises:
-        ScanNotFoundError: if there is no such folder.
-    """
-    return nifti_masks(folder)[::HELD_OUT]
-
-
-def nifti_masks(folder: Path) -> list[Path]:
-    """
-    The NIfTI files of a folder and its subfolders, in order of their names.
-
-    Raises:
-        ScanNotFoundError: if there is no such folder.
-    """
-    if not folder.is_dir():
-        raise ScanNotFoundError(f"{folder} is no folder: name the folder with the stroke masks.")
-    return sorted(path for path in folder.rglob("*") if path.name.endswith((".nii", ".nii.gz")))
-
-
-def anatomies_of(folder: Path | None) -> list[Anatomy]:
-    """
-    The ICBM template, and the T1-weighted scans that ``anatomies.json`` lists.
-
-    Args:
-        folder: holds the scans and ``anatomies.json``: a list of ``{"scan": FILE, "has_head": BOOL}``, see
-            `scan_anatomy`. None for the template alone.
-
-    Raises:
-        ScanNotFoundError: if ``anatomies.json`` or a scan is missing.
-        UsageError: if ``anatomies.json`` is not as told above, or a package of the extra is missing.
-        StrokeSegError: if a scan cannot be used.
-    """
-    entries = [] if folder is None else _read_list(folder / "anatomies.json")
-    return [icbm_anatomy(), *(scan_anatomy(path, has_head) for path, has_head in entries)]
-
-
-def _read_list(path: Path) -> list[tuple[Path, bool]]:
-    """The scans that an anatomies.json lists, and whether each shows the head."""
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ScanNotFoundError(
-            f"{path} is not there: write one, or train on the template without --anatomies."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is not readable JSON ({error}): correct it.") from error
-    well_formed = isinstance(entries, list) and all(
-        isinstance(entry, dict)
-        and isinstance(entry.get("scan"), str)
-        and isinstance(entry.get("has_head"), bool)
-        for entry in entries
-    )
-    if not well_formed:
-        raise UsageError(f'{path} must hold a list such as [{{"scan": "T1.nii.gz", "has_head": false}}].')
-    return [(path.parent / entry["scan"], entry["has_head"]) for entry in entries]
 
 
 def train(
@@ -463,46 +369,6 @@ def _inputs_of(module: nn.Module, inputs: list[Tensor]) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def detection_loss(logits: Tensor, label: Tensor, tissue: Tensor) -> Tensor:
-    """
-    Cross entropy, lesions and fluid weighted twice, ventricles six times, plus a little Dice over the batch.
-
-    Cross entropy outweighs Dice: under Dice alone false positives grow with training. The widened ventricle
-    beside a lesion, cisterns and fissures were taken for lesion before their weights.
-
-    Args:
-        logits: ``(N, 1, rows, columns)``.
-        label: 0 or 1, of the same shape.
-        tissue: ``(N, rows, columns)``, see `SimulatedSlices`.
-
-    Returns:
-        A scalar.
-    """
-    healthy = label == 0
-    weight = 1 + label + (VENTRICLE_WEIGHT - 1) * ((tissue == VENTRICLE)[:, None] & healthy)
-    weight = weight + (FLUID_WEIGHT - 1) * ((tissue == FLUID)[:, None] & healthy)
-    entropy = F.binary_cross_entropy_with_logits(logits, label, weight=weight)
-    probability = logits.sigmoid()
-    dice = 1 - (2 * (probability * label).sum() + 1) / (probability.sum() + label.sum() + 1)
-    return 4 * entropy + 0.3 * dice
-
-
-def tissue_loss(logits: Tensor, tissue: Tensor, label: Tensor) -> Tensor:
-    """
-    Cross entropy of the healthy tissues, which keeps false positives down (SynthStroke, MELBA 2025).
-
-    Args:
-        logits: ``(N, tissues, rows, columns)``.
-        tissue: ``(N, rows, columns)``, see `SimulatedSlices`.
-        label: ``(N, 1, rows, columns)``; what is lesion does not count.
-
-    Returns:
-        A scalar.
-    """
-    entropy = F.cross_entropy(logits, tissue.long(), reduction="none")
-    return (entropy * (label[:, 0] == 0)).mean()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

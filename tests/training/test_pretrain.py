@@ -16,23 +16,18 @@ from torch import nn
 from typer.testing import CliRunner
 
 from shared_nets import XNet
-from shared_nets.errors import DeviceError, OutputError, ScanNotFoundError, UsageError, WeightsError
+from shared_nets.errors import DeviceError, OutputError, UsageError, WeightsError
 from shared_nets.release import load_into, load_weights
 from shared_nets.simulation import SimulatedSlices, t1_contrast
 from shared_nets.training.pretrain import (
     Recipe,
     Run,
     Stage,
-    anatomies_of,
     app,
-    detection_loss,
     export_average,
-    held_out_masks,
     read_checkpoint,
     schedule,
-    tissue_loss,
     train,
-    training_masks,
     usual_workers,
 )
 from tests.second_device import second_device
@@ -185,83 +180,12 @@ def test_the_learning_rate_warms_up_and_ends_low() -> None:
     assert schedule(500, 1.0) == pytest.approx(0.01)
 
 
-def test_the_loss_is_least_for_the_truth_and_hand_computed() -> None:
-    label, white = torch.tensor([[[[1.0, 0.0]]]]), torch.full((1, 1, 2), 3)
-    right, none, wrong = (
-        detection_loss(20 * sign * (2 * label - 1), label, white).item() for sign in (1, 0, -1)
-    )
-    assert right == pytest.approx(0, abs=1e-4)
-    assert right < none < wrong
-    # p = 1/2: entropy (2 ln 2 + ln 2) / 2, Dice 1 - (2 · 0.5 + 1) / (1 + 1 + 1).
-    assert none == pytest.approx(4 * 1.5 * 0.693147 + 0.3 / 3, abs=1e-4)
-
-
-def test_ventricles_count_six_times_and_lesions_in_them_as_lesions() -> None:
-    label, ventricle = torch.tensor([[[[1.0, 0.0]]]]), torch.full((1, 1, 2), 4)
-    # (2 ln 2 + 6 ln 2) / 2.
-    expected = 4 * 4 * 0.693147 + 0.3 / 3
-    assert detection_loss(0 * label, label, ventricle).item() == pytest.approx(expected, abs=1e-4)
-
-
-def test_tissues_under_a_lesion_are_not_learned() -> None:
-    logits = torch.zeros(1, 5, 1, 2, requires_grad=True)
-    label, tissue = torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[[2, 3]]], dtype=torch.uint8)
-    loss = tissue_loss(logits, tissue, label)
-    assert loss.item() == pytest.approx(1.609438 / 2, abs=1e-5)  # ln 5 for one pixel of two
-    loss.backward()
-    assert logits.grad is not None
-    assert not logits.grad[..., 0].any()
-    assert logits.grad[0, 3, 0, 1] < 0
-
-
 def test_training_goes_on_from_weights_and_refuses_those_that_do_not_fit(tmp_path: Path) -> None:
     torch.save(Run(recipe()).network.state_dict(), tmp_path / "model.pt")
     one, other = (Run(recipe(), tmp_path / "model.pt").network.state_dict() for _ in range(2))
     assert all(torch.equal(value, other[key]) for key, value in one.items())
     with pytest.raises(WeightsError, match=r"model\.pt"):
         Run(recipe(XNet), tmp_path / "model.pt")
-
-
-def test_every_fifth_mask_is_kept_for_testing(tmp_path: Path) -> None:
-    for i in range(6):
-        heads.save_ball(tmp_path / f"site{i % 2}" / f"mask{i}.nii.gz", radius_mm=8.0 + i)
-    # In order: site0/mask0 (kept), 2, 4, site1/mask1, 3, 5 (kept).
-    found = sorted(round((shape.volume_ml * 750 / 3.14159) ** (1 / 3)) for shape in training_masks(tmp_path))
-    assert found == [9, 10, 11, 12]
-    assert [path.name for path in held_out_masks(tmp_path)] == ["mask0.nii.gz", "mask5.nii.gz"]
-
-
-def test_a_folder_without_masks_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ScanNotFoundError, match=r"gone is no folder"):
-        training_masks(tmp_path / "gone")
-    with pytest.raises(ScanNotFoundError, match=r"no stroke masks to train on \(0 NIfTI files"):
-        training_masks(tmp_path)
-    heads.save_ball(tmp_path / "only.nii.gz")
-    with pytest.raises(ScanNotFoundError, match=r"1 NIfTI files"):
-        training_masks(tmp_path)
-
-
-def test_a_missing_list_of_anatomies_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ScanNotFoundError, match=r"anatomies.json is not there"):
-        anatomies_of(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[{",
-        "{}",
-        '["t1.nii.gz"]',
-        '[{"scan": "t1.nii.gz"}]',
-        '[{"scan": 3, "has_head": false}]',
-        '[{"scan": "t1.nii.gz", "has_head": "no"}]',
-    ],
-)
-def test_a_malformed_list_of_anatomies_is_told(tmp_path: Path, text: str) -> None:
-    (tmp_path / "anatomies.json").write_text(text)
-    with pytest.raises(UsageError, match=r"anatomies\.json"):
-        anatomies_of(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
