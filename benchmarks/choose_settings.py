@@ -1,5 +1,5 @@
 """
-Threshold, smallest lesion, mirroring and what FLAIR may do, on validation data: the defaults' table.
+Thresholds, smallest lesion, mirroring and what FLAIR may do, on validation data: the defaults' table.
 
     strokeseg simulate --model xnet --masks MASKS --cases 30 --output VALIDATION
     python benchmarks/choose_settings.py --model xnet --dataset VALIDATION --healthy HEALTHY \
@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 
 from shared_nets import LesionSegmenter
 from shared_nets.affine import voxel_ml
-from shared_nets.bundles import Model
+from shared_nets.bundles import Model, bundle_folder
 from shared_nets.data import find_cases
 from shared_nets.evaluation.metrics import ratio
-from shared_nets.inference.lesions import without_small_lesions
+from shared_nets.inference.masks import hysteresis_mask, without_small_lesions
 
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+PEAK_THRESHOLDS = (0.0, 0.8, 0.9, 0.95, 0.98, 0.99)
 SMALLEST_ML = (0.0, 0.05, 0.2, 0.5)
 WAYS = {
     Model.xnet: [{"mirror": mirror} for mirror in (True, False)],
@@ -37,7 +38,9 @@ WAYS = {
         {"mirror": mirror, "dwi_decides": decides} for mirror in (False, True) for decides in (False, True)
     ],
 }
-"""How the network is run; the first as inference.json has it."""
+"""How the network is run."""
+
+LIMITS = ("threshold", "peak_threshold", "smallest_lesion_ml")
 
 Mask = NDArray[np.bool_]
 
@@ -66,16 +69,19 @@ def main(
             probability = segmenter.predict(image).probability
             reference = np.asarray(nib.load(label).dataobj) > 0 if label else None
             values, affine = np.asarray(probability.dataobj), probability.affine
-            for threshold, smallest_ml in itertools.product(THRESHOLDS, SMALLEST_ML):
-                mask = without_small_lesions(values >= threshold, affine, smallest_ml)
-                settings = {**way, "threshold": threshold, "smallest_lesion_ml": smallest_ml}
-                rows.append(settings | scores(mask, reference, voxel_ml(affine)))
-    names = [*WAYS[model][0], "threshold", "smallest_lesion_ml"]
+            for threshold, peak in itertools.product(THRESHOLDS, PEAK_THRESHOLDS):
+                sure = hysteresis_mask(values, threshold, peak)
+                for smallest_ml in SMALLEST_ML:
+                    mask = without_small_lesions(sure, affine, smallest_ml)
+                    settings = {**way, **dict(zip(LIMITS, (threshold, peak, smallest_ml), strict=True))}
+                    rows.append(settings | scores(mask, reference, voxel_ml(affine)))
+    names = [*WAYS[model][0], *LIMITS]
     table = pd.DataFrame(rows).groupby(names).mean().reset_index()
     table = table.sort_values("dice", ascending=False, kind="stable")
     output.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(Path(f"{output}.csv"), index=False, float_format="%.4g")
-    text = markdown(table, names, WAYS[model][0], len(cases))
+    config = json.loads((bundle_folder(model.value, bundle) / "configs" / "inference.json").read_text())
+    text = markdown(table, {name: config[name] for name in names}, len(cases))
     Path(f"{output}.md").write_text(text)
     print(text)
 
@@ -89,12 +95,11 @@ def scores(mask: Mask, reference: Mask | None, ml: float) -> dict[str, float]:
     return {"dice": dice, "false_ml": float((mask & ~reference).sum() * ml)}
 
 
-def markdown(table: pd.DataFrame, settings: list[str], way: dict[str, bool], cases: int) -> str:
+def markdown(table: pd.DataFrame, usual: dict[str, Any], cases: int) -> str:
     """The ten best by Dice, the worst, and the defaults wherever they stand."""
-    usual = way | {"threshold": 0.5, "smallest_lesion_ml": 0.05}
-    default = (table[settings] == pd.Series(usual)).all(axis=1).to_numpy()
+    default = (table[list(usual)] == pd.Series(usual)).all(axis=1).to_numpy()
     shown = table[default | (np.arange(len(table)) < 10) | (np.arange(len(table)) == len(table) - 1)]
-    names = [name for name in (*settings, "dice", "false_ml", "healthy_false_ml") if name in table]
+    names = [name for name in (*usual, "dice", "false_ml", "healthy_false_ml") if name in table]
     lines = [f"{cases} scans.", "", f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
     for row in shown[names].to_dict("records"):
         cells = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()]

@@ -40,6 +40,10 @@ def predict(
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Probability from which a voxel is lesion.")
     ] = None,
+    peak_threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Lesions in which no voxel reaches this probability are dropped."),
+    ] = None,
     smallest_lesion_ml: Annotated[
         float | None, typer.Option(min=0, help="Lesions below this volume in mL are dropped.")
     ] = None,
@@ -108,6 +112,7 @@ def predict(
     # Without an option it is as the bundle's config has it.
     values: dict[str, Any] = {
         "threshold": threshold,
+        "peak_threshold": peak_threshold,
         "smallest_lesion_ml": smallest_lesion_ml,
         "mirror": mirror,
         "dwi_decides": dwi_decides,

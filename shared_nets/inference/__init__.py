@@ -8,11 +8,11 @@ from shared_nets.inference.cohort import Cohort
 from shared_nets.inference.lesions import (
     Lesion,
     LesionSummary,
-    RemoveSmallLesionsd,
     head_midline,
     label_lesions,
     measure_lesions,
 )
+from shared_nets.inference.masks import HysteresisThresholdd, RemoveSmallLesionsd
 from shared_nets.inference.outputs import LesionWriter, make_output_folder, write_nifti, write_table
 from shared_nets.inference.picture import lesion_sheet
 from shared_nets.inference.records import Records
@@ -22,6 +22,7 @@ from shared_nets.inference.slices import SliceWindowInferer
 
 __all__ = [
     "Cohort",
+    "HysteresisThresholdd",
     "Lesion",
     "LesionSegmenter",
     "LesionSummary",

@@ -22,6 +22,7 @@ def check_run(
     threshold: float = 0.5,
     smallest_lesion_ml: float = 0.0,
     cpu_bfloat16: bool | str = False,
+    peak_threshold: float = 0.0,
 ) -> None:
     """
     Make sure that a run can start, and have any error of ours end it with one sentence and exit code 1.
@@ -39,6 +40,7 @@ def check_run(
         threshold: see :func:`check_limits`.
         smallest_lesion_ml: see :func:`check_limits`.
         cpu_bfloat16: see :func:`~shared_nets.inference.for_inference`.
+        peak_threshold: see :func:`check_limits`.
 
     Raises:
         WeightsError: if the weights are not there.
@@ -49,7 +51,7 @@ def check_run(
     """
     tell_errors_in_words()
     tell_errors_in_words(is_true(debug))
-    check_limits(threshold, smallest_lesion_ml)
+    check_limits(threshold, smallest_lesion_ml, peak_threshold)
     check_network(weights, device, backend, is_true(cpu_bfloat16))
     make_output_folder(output_dir)
 
@@ -84,17 +86,19 @@ def check_network(
             check_bfloat16(device, backend)
 
 
-def check_limits(threshold: float, smallest_lesion_ml: float) -> None:
+def check_limits(threshold: float, smallest_lesion_ml: float, peak_threshold: float = 0.0) -> None:
     """
     Args:
         threshold: probability above which a voxel is lesion.
         smallest_lesion_ml: lesions below this volume in mL are dropped.
+        peak_threshold: lesions in which no voxel has at least this probability are dropped.
 
     Raises:
-        UsageError: if the threshold is not a number of 0–1, or the volume not one of at least 0.
+        UsageError: if a threshold is not a number of 0–1, or the volume not one of at least 0.
     """
-    if not _is_number(threshold) or not 0 <= threshold <= 1:
-        raise UsageError(f"threshold is a probability, from 0 to 1, not {threshold!r}.")
+    for name, value in {"threshold": threshold, "peak_threshold": peak_threshold}.items():
+        if not _is_number(value) or not 0 <= value <= 1:
+            raise UsageError(f"{name} is a probability, from 0 to 1, not {value!r}.")
     if not _is_number(smallest_lesion_ml) or not 0 <= smallest_lesion_ml < math.inf:
         raise UsageError(f"smallest_lesion_ml is a volume in mL, at least 0, not {smallest_lesion_ml!r}.")
 

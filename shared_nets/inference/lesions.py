@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import cc3d
 import numpy as np
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
-from monai.utils import convert_to_dst_type
 from numpy.typing import ArrayLike, NDArray
 
 from shared_nets.affine import voxel_ml
@@ -248,51 +243,3 @@ def _as_volume(array: ArrayLike) -> NDArray[Any]:
     if volume.ndim != 3:
         raise ValueError(f"A mask is (X, Y, Z) or (1, X, Y, Z), not of shape {volume.shape}.")
     return volume
-
-
-def without_small_lesions(
-    mask: NDArray[np.bool_], affine: ArrayLike, smallest_ml: float
-) -> NDArray[np.bool_]:
-    """
-    A mask without the connected lesions (26-neighbourhood) that are smaller than a volume.
-
-    Args:
-        mask: ``(X, Y, Z)``.
-        affine: 4×4, voxel to mm.
-        smallest_ml: the least volume that is kept, in mL.
-    """
-    # A little less than the limit, so that rounding does not drop a lesion of just this volume.
-    voxels = math.ceil(smallest_ml / voxel_ml(affine) - 1e-6)
-    box = lesion_box(mask)
-    kept = np.zeros_like(mask)
-    kept[box] = cc3d.dust(mask[box], threshold=voxels, connectivity=26)
-    return kept
-
-
-class RemoveSmallLesionsd(MapTransform):
-    """
-    Drops the lesions of a binary mask that are smaller than a volume; 26-neighbourhood.
-
-    The volume is in mL, from the mask's affine, so a mask on a finer grid loses the same lesions.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, smallest_ml: float = 0.05, allow_missing_keys: bool = False
-    ) -> None:
-        """
-        Args:
-            keys: masks ``(1, X, Y, Z)``, MetaTensors with 0 and 1.
-            smallest_ml: a lesion of at least this volume stays.
-            allow_missing_keys: do not complain about a missing key.
-        """
-        super().__init__(keys, allow_missing_keys)
-        self.smallest_ml = smallest_ml
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The affine stays as it is."""
-        out = dict(data)
-        for key in self.key_iterator(out):
-            mask = out[key]
-            kept = without_small_lesions(_as_numpy(mask)[0] != 0, mask.affine, self.smallest_ml)
-            out[key] = convert_to_dst_type(kept[None], mask, dtype=mask.dtype)[0]
-        return out

@@ -55,6 +55,7 @@ class LesionSegmenter:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; by default the GPU when there is one.
         backend: what computes the network, see :func:`~shared_nets.inference.for_inference`.
         threshold: probability above which a voxel is lesion, 0–1.
+        peak_threshold: lesions in which no voxel has at least this probability are dropped, 0–1.
         smallest_lesion_ml: lesions below this volume in mL are dropped.
         mirror: take the mean of each slice's logits and its left-right mirror image's.
         dwi_decides: for ``cnnres``: what does not show on DWI alone is no lesion, so that FLAIR can take
@@ -79,6 +80,7 @@ class LesionSegmenter:
         device: torch.device | str | None = None,
         backend: str | None = None,
         threshold: float | None = None,
+        peak_threshold: float | None = None,
         smallest_lesion_ml: float | None = None,
         mirror: bool | None = None,
         dwi_decides: bool | None = None,
@@ -93,6 +95,7 @@ class LesionSegmenter:
             "device": device,
             "backend": backend,
             "threshold": threshold,
+            "peak_threshold": peak_threshold,
             "smallest_lesion_ml": smallest_lesion_ml,
             "mirror": mirror,
             "dwi_decides": dwi_decides,
@@ -109,7 +112,8 @@ class LesionSegmenter:
             half = is_true(config.get_parsed_content("cpu_bfloat16", default=False))
             weights, device, backend = map(config.get_parsed_content, ("weights", "device", "backend"))
             check_network(weights, device, backend, half)
-            check_limits(*map(config.get_parsed_content, ("threshold", "smallest_lesion_ml")))
+            threshold, smallest = map(config.get_parsed_content, ("threshold", "smallest_lesion_ml"))
+            check_limits(threshold, smallest, config.get_parsed_content("peak_threshold", default=0.0))
             self.preprocessing = config.get_parsed_content("preprocessing")
             self.evaluator = config.get_parsed_content("evaluator")
 

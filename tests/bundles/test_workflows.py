@@ -241,6 +241,41 @@ def test_masks_are_on_the_grid_of_a_turned_scan(bundles: Folders, tmp_path: Path
 
 
 @both
+def test_evaluation_has_the_settings_of_inference(name: str) -> None:
+    settings = ("spacing", "window", "threshold", "peak_threshold", "smallest_lesion_ml", "mirror")
+    configs = ROOT / f"{name}_bundle" / "configs"
+    read = [json.loads((configs / f"{file}.json").read_text()) for file in ("inference", "train")]
+    for setting in (*settings, *(["dwi_decides"] if name == "cnnres" else [])):
+        assert read[0][setting] == read[1][setting]
+
+
+def test_what_is_evaluated_is_what_is_drawn(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    name = "cnnres"
+    tree = Path(shutil.copytree(trees[name], tmp_path / "tree"))
+    cases = items(tree, name, [1, 2])
+    (tree / "list.json").write_text(json.dumps({"validation": cases, "test": cases}))
+    settings: dict[str, Any] = {"bundle_root": bundles[name], "dataset_dir": tree / "list.json"}
+    settings |= {"mirror": True, "smallest_lesion_ml": 1}
+    evaluating = config(bundles[name], "train", "evaluate")
+    dice = []
+    for peak in (0.0, 0.65):
+        scored, drawn = tmp_path / f"scored{peak}", tmp_path / f"drawn{peak}"
+        settings["peak_threshold"] = peak
+        done = bundle("evaluating", config_file=evaluating, output_dir=scored, **settings)
+        assert done.code == 0, done.err
+        done = bundle(config_file=config(bundles[name], "inference"), output_dir=drawn, **settings)
+        assert done.code == 0, done.err
+        table = pd.read_csv(scored / "metrics.csv").set_index("scan")["dice"]
+        for number in (1, 2):
+            mask = nib.load(drawn / f"case{number}_label-lesion_mask.nii.gz").get_fdata()
+            label = nib.load(tree / "labelsTr" / f"case{number}.nii.gz").get_fdata()
+            overlap = 2 * (mask * label).sum() / (mask.sum() + label.sum())
+            assert table[f"case{number}"] == pytest.approx(overlap, abs=1e-4)
+        dice.append(list(table))
+    assert dice[0] != dice[1]
+
+
+@both
 def test_one_corrupt_scan_does_not_stop_the_others(
     trees: Folders, bundles: Folders, tmp_path: Path, name: str
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from shared_nets.inference import RemoveSmallLesionsd, head_midline, label_lesions, measure_lesions
+from shared_nets.inference import head_midline, label_lesions, measure_lesions
 
 ORIENTATIONS = [
     [[axis, flip] for axis, flip in zip(axes, flips, strict=True)]
@@ -173,29 +173,6 @@ def test_what_is_no_volume(shape: tuple[int, ...]) -> None:
 def test_midline_needs_an_affine() -> None:
     with pytest.raises(ValueError, match="affine"):
         head_midline(torch.ones(1, 4, 4, 4))
-
-
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.0, 1.0, 5.0)])
-def test_small_lesions_go_by_volume(spacing: tuple[float, float, float]) -> None:
-    affine = oblique(15, spacing)
-    mask = boxes(RIGHT, LEFT)  # 120 and 18 voxels
-    voxel_ml = math.prod(spacing) / 1000
-    case = {"pred": MetaTensor(mask[None], affine=affine), "name": "a", "image_path": "kept"}
-    for voxels, left in ((0, 138), (17, 138), (18, 138), (18.5, 120), (120, 120), (121, 0)):
-        out = RemoveSmallLesionsd("pred", smallest_ml=voxels * voxel_ml)(case)
-        assert int(out["pred"].sum()) == left
-        assert out["pred"].dtype == torch.uint8
-        np.testing.assert_array_equal(out["pred"].affine, affine)
-        assert out["image_path"] == "kept"
-    assert int(case["pred"].sum()) == 138
-
-
-def test_a_small_part_that_shares_a_corner_stays() -> None:
-    mask = np.zeros((1, 6, 6, 6), np.uint8)
-    mask[0, 1:4, 1:4, 1:4] = 1
-    mask[0, 4, 4, 4] = 1
-    case = {"pred": MetaTensor(mask, affine=np.eye(4))}
-    assert int(RemoveSmallLesionsd("pred", smallest_ml=0.028)(case)["pred"].sum()) == 28
 
 
 def test_labels_do_not_depend_on_the_order_in_memory_or_on_what_lies_around() -> None:

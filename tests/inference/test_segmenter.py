@@ -131,7 +131,14 @@ def test_dwi_and_flair(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"threshold": 0.3}, {"smallest_lesion_ml": 5.0}, {"mirror": False}, {"backend": "torch"}]
+    "settings",
+    [
+        {"threshold": 0.3},
+        {"peak_threshold": 0.6},
+        {"smallest_lesion_ml": 5.0},
+        {"mirror": False},
+        {"backend": "torch"},
+    ],
 )
 def test_settings_are_the_configs(
     bundles: Folders, written: Callable[..., Any], t1: Path, settings: dict[str, Any]
@@ -206,6 +213,7 @@ def test_bad_scans_are_told_in_our_own_words(
         ({"backend": "tensorrt"}, UsageError, "tensorrt"),
         ({"threshold": 50}, UsageError, "threshold is a probability, from 0 to 1, not 50"),
         ({"threshold": float("nan")}, UsageError, "threshold"),
+        ({"peak_threshold": 98}, UsageError, "peak_threshold is a probability, from 0 to 1, not 98"),
         ({"smallest_lesion_ml": -1}, UsageError, "smallest_lesion_ml is a volume in mL"),
         ({"mirror": "perhaps"}, UsageError, "neither true nor false"),
         ({"dwi_decides": True}, UsageError, "has no setting dwi_decides"),

@@ -79,7 +79,7 @@ def farthest(run: Run, usual: Run) -> float:
 
 
 ALIKE = (
-    "Every voxel's probability is the same to 1e-5; masks differ only where it is that near to the threshold."
+    "Every voxel's probability is the same to 1e-5; masks differ only where it is that near to a threshold."
 )
 
 
