@@ -351,6 +351,19 @@ def test_what_is_missing_is_told(trees: Folders, bundles: Folders, tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_impossible_limits_are_told(trees: Folders, bundles: Folders, tmp_path: Path, workflow: str) -> None:
+    known = {
+        "config_file": config(bundles["cnnres"], *WORKFLOWS[workflow]),
+        "bundle_root": bundles["cnnres"],
+        "dataset_dir": trees["cnnres"],
+        "output_dir": tmp_path / "out",
+    }
+    for wrong in ({"threshold": 50}, {"peak_threshold": 98}, {"smallest_lesion_ml": -3}):
+        assert_told(bundle(workflow, **known, **wrong), next(iter(wrong)), "not")
+    assert not (tmp_path / "out").exists()
+
+
 def test_debug_shows_where(bundles: Folders, tmp_path: Path) -> None:
     done = bundle(config_file=config(bundles["cnnres"], "inference"), debug=True, cwd=tmp_path)
     assert done.code == 1
