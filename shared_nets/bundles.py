@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,10 @@ class Model(str, Enum):
 
     xnet = "xnet"
     cnnres = "cnnres"
+
+
+READS = {Model.xnet: {"T1w"}, Model.cnnres: {"DWI", "FLAIR"}}
+"""The modalities that a model's bundles read, or some of them."""
 
 
 class Backend(str, Enum):
@@ -38,7 +45,7 @@ def bundle_folder(model: str, bundle: Path | None = None) -> Path:
         bundle: the folder named.
 
     Raises:
-        UsageError: if there is no bundle.
+        UsageError: if there is no bundle, or one of another model.
     """
     root = Path(__file__).resolve().parents[1]
     folder = bundle or (root if root.name == f"{model}_bundle" else root / f"{model}_bundle")
@@ -46,6 +53,13 @@ def bundle_folder(model: str, bundle: Path | None = None) -> Path:
         raise UsageError(
             f"{folder} is no bundle (no configs/inference.json): name one's folder with --bundle."
         )
+    scans = _inference_config(folder).get("scans")
+    reads = set(scans.get("modalities", ())) if isinstance(scans, dict) else set()
+    for other in Model:
+        if reads & READS[other] and not reads & READS[Model(model)]:
+            raise UsageError(
+                f"{folder}: this bundle reads {' and '.join(sorted(reads))}; say {other.value}, not {model}."
+            )
     return folder
 
 
@@ -85,11 +99,61 @@ def check_settings(bundle: Path, settings: Iterable[str]) -> None:
     Raises:
         UsageError: if the bundle has no such setting, or its inference.json cannot be read.
     """
-    path = bundle / "configs" / "inference.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is not readable JSON ({error}): correct it.") from error
+    config = _inference_config(bundle)
     for setting in settings:
         if setting not in config:
             raise UsageError(f"{bundle}: this bundle has no setting {setting}; leave it out.")
+
+
+def config_of(command: Sequence[str]) -> dict[str, Any] | None:
+    """
+    The config files that a command of ``monai.bundle`` names, laid over each other as MONAI does; values set
+    on the command line are not in it. None if the command names none.
+    """
+    from fire.parser import DefaultParseValue
+    from monai.bundle import ConfigParser
+
+    for word, following in zip(command, [*command[1:], ""], strict=True):
+        option, _, value = word.partition("=")
+        if option == "--config_file":
+            config: dict[str, Any] = ConfigParser.load_config_files(DefaultParseValue(value or following))
+            return config
+    return None
+
+
+def check_command(command: Sequence[str]) -> None:
+    """
+    Refuse options of ``python -m monai.bundle run`` that its config files do not have, as mistyped ones.
+
+    MONAI adds them to the config, where nothing reads them, and the run looks as if it had heard them.
+
+    Args:
+        command: as in ``sys.argv``; other programs' are not looked at.
+
+    Raises:
+        UsageError: if an option is neither MONAI's nor a top-level name of the config files.
+    """
+    from monai.bundle import ConfigParser, run
+
+    is_monai = Path(command[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
+    config = config_of(command) if is_monai else None
+    if config is None:
+        return
+    known = [*config, *inspect.signature(run).parameters, ConfigParser.meta_key]
+    for word in command[1:]:
+        option = re.split("=|#|::", word)[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and option not in known:
+            near = get_close_matches(option, known, n=1)
+            instead = f"did you mean --{near[0]}?" if near else "leave it out."
+            raise UsageError(f"--{option}: the config files have no such setting; {instead}")
+
+
+def _inference_config(bundle: Path) -> dict[str, Any]:
+    path = bundle / "configs" / "inference.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("no object in braces")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is not readable JSON ({error}): correct it.") from error
+    return config

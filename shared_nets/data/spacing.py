@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from monai import transforms
+from monai.config import KeysCollection
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional as F
+
+from shared_nets.errors import UsageError
 
 # Voxels. Coordinates in float32, as for any resampling on a grid of a few hundred voxels, are no more exact.
 SAME_PLACE = 1e-4
@@ -39,9 +42,18 @@ class Spacingd(transforms.Spacingd):
     the path that MONAI Label keeps as ``image_path``.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As MONAI's."""
-        super().__init__(*args, **kwargs)
+    def __init__(self, keys: KeysCollection, pixdim: Sequence[float], *args: Any, **kwargs: Any) -> None:
+        """
+        As MONAI's, but with all of the spacing told: MONAI makes up what is left out.
+
+        Raises:
+            UsageError: if the spacing is not three numbers.
+        """
+        if not _is_spacing(pixdim):
+            raise UsageError(
+                f"spacing is three numbers, in mm, of which -1 keeps the scan's own, not {pixdim!r}."
+            )
+        super().__init__(keys, pixdim, *args, **kwargs)
         self.spacing_transform.sp_resample = Rescale(lazy=self.spacing_transform.lazy)
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
@@ -55,6 +67,14 @@ class Spacingd(transforms.Spacingd):
         """
         images = {key: data[key] for key in self.key_iterator(dict(data))}
         return {**data, **super().__call__(images, lazy)}
+
+
+def _is_spacing(pixdim: object) -> bool:
+    try:
+        values = np.asarray(pixdim, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    return values.shape == (3,) and bool(np.isfinite(values).all())
 
 
 class Rescale(transforms.SpatialResample):

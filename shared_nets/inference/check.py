@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import torch
 
+from shared_nets.bundles import check_command
 from shared_nets.errors import DeviceError, UsageError, WeightsError, tell_errors_in_words
 from shared_nets.inference.backends import check_backend, check_bfloat16
 from shared_nets.inference.outputs import make_output_folder
@@ -45,12 +47,14 @@ def check_run(
     Raises:
         WeightsError: if the weights are not there.
         DeviceError: if this machine has no such device.
-        UsageError: if no backend has this name, a number is out of range, a switch is neither true nor false,
-            or the CPU or the backend cannot compute in bfloat16.
+        UsageError: if the command has an option that its config files do not have, no backend has this name,
+            a number is out of range, a switch is neither true nor false, or the CPU or the backend cannot
+            compute in bfloat16.
         OutputError: if the output folder cannot be made or written.
     """
     tell_errors_in_words()
     tell_errors_in_words(is_true(debug))
+    check_command(sys.argv)
     check_limits(threshold, smallest_lesion_ml, peak_threshold)
     check_network(weights, device, backend, is_true(cpu_bfloat16))
     make_output_folder(output_dir)

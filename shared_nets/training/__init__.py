@@ -12,7 +12,7 @@ from shared_nets.training.processes import (
 )
 from shared_nets.training.record import record_run
 from shared_nets.training.speed import prepared
-from shared_nets.training.start import decay_kernels_only, leaves_one_slice, start_from
+from shared_nets.training.start import check_training, decay_kernels_only, leaves_one_slice, start_from
 
 __all__ = [
     "Checkpoints",
@@ -21,6 +21,7 @@ __all__ = [
     "RandDropChanneld",
     "SeededEpochs",
     "cached",
+    "check_training",
     "checkpoint_folder",
     "decay_kernels_only",
     "join_processes",

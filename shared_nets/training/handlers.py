@@ -19,6 +19,9 @@ from tqdm import tqdm
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.release.weights import save_state, save_weights
 
+LAST = "last.ckpt"
+"""What a run goes on from. Not ``last.pt``: MONAI Label would offer it as weights."""
+
 
 def checkpoint_folder(bundle_root: str, output_dir: str) -> str:
     """
@@ -47,7 +50,7 @@ class Checkpoints:
     After every epoch ``last.ckpt`` is written, and ``model.pt``, a plain state dict, when the validation's
     key metric is the best so far, or every time when there is no validation. Both are written under a
     temporary name and renamed, so a killed run leaves the last whole ones. Among several processes the first
-    writes. Not ``last.pt``: MONAI Label would offer it as weights.
+    writes.
 
     Args:
         folder: where both are kept.
@@ -66,7 +69,7 @@ class Checkpoints:
         resume: bool = False,
     ) -> None:
         self.best = Path(folder) / "model.pt"
-        self.last = Path(folder) / "last.ckpt"
+        self.last = Path(folder) / LAST
         self.network = network
         self.state = {"network": network, **state}
         self.validator: Any = validator  # MONAI adds to its state

@@ -29,7 +29,7 @@ from shared_nets.bundles import Model
 from shared_nets.errors import UsageError, WeightsError, tell_errors_in_words
 from shared_nets.inference.check import check_device
 from shared_nets.networks import CNNRes, XNet
-from shared_nets.precision import half_pays, half_type
+from shared_nets.precision import half_pays
 from shared_nets.release.weights import check_architecture, load_into, save_state, save_weights
 from shared_nets.simulation import (
     Anatomy,
@@ -288,8 +288,7 @@ class Run:
         self.average = AveragedModel(
             self.network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY), use_buffers=True
         )
-        # float16, the half precision of older GPUs, would need loss scaling.
-        self.half = half_pays(self.device) and (self.device.type == "cpu" or half_type() == torch.bfloat16)
+        self.half = half_pays(self.device)
         self.parameters = [*self.network.parameters(), *self.tissue_head.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=1e-4)
         self.steps, self.slices, self.minutes = 0, 0, 0.0

@@ -7,16 +7,14 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from fire.parser import DefaultParseValue
-from monai.bundle import ConfigParser
 
 from shared_nets import __version__
+from shared_nets.bundles import config_of
 from shared_nets.files import write_bytes
 
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scipy")
@@ -37,19 +35,6 @@ def record_run(output_dir: str | Path, seed: int, **cases: list[dict[str, Any]])
     config = config_of(sys.argv)
     content = {"command": sys.argv, "config": config, "seed": seed, **environment(), "cases": cases}
     write_bytes(Path(output_dir) / "run.json", json.dumps(content, indent=1, default=str).encode())
-
-
-def config_of(command: Sequence[str]) -> dict[str, Any] | None:
-    """
-    The config files that a command of ``monai.bundle`` names, laid over each other as MONAI does; values set
-    on the command line are not in it. None if the command names none.
-    """
-    for word, following in zip(command, [*command[1:], ""], strict=True):
-        option, _, value = word.partition("=")
-        if option == "--config_file":
-            config: dict[str, Any] = ConfigParser.load_config_files(DefaultParseValue(value or following))
-            return config
-    return None
 
 
 def environment() -> dict[str, Any]:

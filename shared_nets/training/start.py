@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MethodType
@@ -12,10 +13,49 @@ from torch import Tensor, nn
 
 from shared_nets.errors import UsageError
 from shared_nets.release.weights import check_architecture, load_weights
+from shared_nets.training.handlers import LAST, in_monai_label
 
 logger = logging.getLogger(__name__)
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+LEAST: dict[str, int] = {
+    "max_epochs": 1,
+    "val_interval": 1,
+    "slices_per_scan": 1,
+    "scans_per_batch": 1,
+    "early_stop_patience": 1,
+    "workers": 0,
+}
+"""Settings of train.json that are whole numbers, and how low each may be."""
+
+
+def check_training(folder: str | Path, resume: bool, learning_rate: float, **settings: object) -> None:
+    """
+    Refuse what a training cannot start with, before anything is written.
+
+    Args:
+        folder: where the checkpoints go.
+        resume: whether the run goes on from the one there.
+        learning_rate: of the optimiser, at least 0.
+        settings: those of :data:`LEAST`, by name.
+
+    Raises:
+        UsageError: if a setting is no such number, or a run in the folder would be overwritten. Not in MONAI
+            Label, which keeps all its trainings in one place.
+    """
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < LEAST[name]:
+            raise UsageError(f"{name} is a whole number, at least {LEAST[name]}, not {value!r}.")
+    is_number = isinstance(learning_rate, (int, float)) and not isinstance(learning_rate, bool)
+    if not is_number or not 0 <= learning_rate < math.inf:
+        raise UsageError(f"learning_rate is a number, at least 0, not {learning_rate!r}.")
+    last = Path(folder) / LAST
+    if last.is_file() and not resume and not in_monai_label():
+        raise UsageError(
+            f"{last}: there is a training already; go on with --resume True, or choose another output folder."
+        )
 
 
 def start_from(pretrained: str | Path | None, network: Network, frozen: str | Sequence[str] = ()) -> Network:

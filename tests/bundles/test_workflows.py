@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -78,13 +79,24 @@ def test_every_property_is_there(
 
 
 @both
-def test_mixed_precision_is_for_gpus(name: str) -> None:
+@pytest.mark.parametrize("file", ["train", "inference"])
+@pytest.mark.parametrize("capability", [7, 8, 9])
+def test_mixed_precision_is_for_gpus_with_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, name: str, file: str, capability: int
+) -> None:
+    """On older ones PyTorch emulates it; and X-Net's sums are too large for float16."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=capability))
     parser = ConfigParser()
-    parser.read_config(ROOT / f"{name}_bundle" / "configs" / "train.json")
-    for device, amp in (("cpu", False), ("cuda", True), ("$torch.device('cuda', 1)", True)):
+    parser.read_config(ROOT / f"{name}_bundle" / "configs" / f"{file}.json")
+    engines = ["evaluator"] if file == "inference" else ["train#trainer", "validate#evaluator"]
+    for device, is_gpu in (("cpu", False), ("cuda", True), ("$torch.device('cuda', 1)", True)):
         parser.update({"device": device})
         parser.parse(reset=True)
-        assert parser.get_parsed_content("amp") is amp
+        for engine in engines:
+            assert parser.get_parsed_content(f"{engine}#amp") is (is_gpu and capability >= 8)
+            assert parser.get_parsed_content(f"{engine}#amp_kwargs") == {"dtype": torch.bfloat16}
 
 
 # ---- data ----

@@ -103,6 +103,21 @@ def test_a_wrong_command_is_refused_before_any_work(
 
 
 @pytest.mark.parametrize(
+    ("model", "other", "reads"), [("xnet", "cnnres", "DWI and FLAIR"), ("cnnres", "xnet", "T1w")]
+)
+def test_the_bundle_of_another_model(
+    trees: Folders, bundles: Folders, tmp_path: Path, model: str, other: str, reads: str
+) -> None:
+    """Its network would see a contrast that it does not know, and draw nothing."""
+    scans = str(trees[model] / "imagesTs")
+    words = ["--model", model, "--bundle", str(bundles[other]), "--output", str(tmp_path / "out"), scans]
+    code, said = invoke("predict", *words)
+    assert code == 2
+    assert f"this bundle reads {reads}; say {other}, not {model}" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("model", "option", "setting"),
     [("cnnres", "--dwi-decides", "dwi_decides"), ("xnet", "--save-labels", "save_labels")],
 )

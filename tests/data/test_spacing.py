@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from shared_nets.data import Spacingd
 from shared_nets.data import spacing as spacing_module
 from shared_nets.data.spacing import linear_shares, probability_on, rescale, spline_shares
+from shared_nets.errors import UsageError
 
 
 def grid(kind: str, sizes: tuple[float, float, float]) -> np.ndarray:
@@ -131,7 +132,7 @@ def test_slices_and_lazy_calls_are_monais() -> None:
     volume = MetaTensor(torch.rand(1, 20, 18, 4), affine=np.eye(4))
     for image, lazy in ((slice_, False), (volume, True)):
         ours, monais = (
-            spacing("image", 2.0, lazy=lazy)({"image": image})["image"]
+            spacing("image", (2.0, 2.0, 2.0), lazy=lazy)({"image": image})["image"]
             for spacing in (Spacingd, transforms.Spacingd)
         )
         assert torch.equal(ours.as_tensor(), monais.as_tensor())
@@ -218,3 +219,12 @@ def test_labels_come_back_by_the_nearest_voxel() -> None:
     monais = transforms.Spacingd("label", (2.0, 2.0, -1.0), mode="nearest")
     assert torch.equal(back, monais.inverse(monais({"label": labels}))["label"])
     assert set(back.unique().tolist()) <= set(range(5))
+
+
+@pytest.mark.parametrize(
+    "pixdim", [2.0, (2.0,), (1.0, 1.0), (1, 1, 1, 1), (1, 1, float("nan")), "fine", None]
+)
+def test_a_spacing_that_is_not_three_numbers(pixdim: object) -> None:
+    """MONAI would make two of them up, and resample the slices too."""
+    with pytest.raises(UsageError, match="spacing is three numbers, in mm"):
+        Spacingd("image", pixdim)  # type: ignore[arg-type]

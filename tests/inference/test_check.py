@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from shared_nets.errors import DeviceError, OutputError, UsageError, WeightsError
 from shared_nets.inference import backends, check_run
+from tests.commands import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +87,44 @@ def test_bfloat16_without_instructions_for_it(tmp_path: Path, monkeypatch: pytes
         check_run(tmp_path / "out", device="cpu", backend="onnxruntime", cpu_bfloat16=True)
     with pytest.raises(UsageError, match="neither true nor false"):
         check_run(tmp_path / "out", device="cpu", cpu_bfloat16="perhaps")
+
+
+MONAI = "/site-packages/monai/bundle/__main__.py"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--threshhold", "0.3"],
+            "--threshhold: the config files have no such setting; did you mean --threshold?",
+        ),
+        (["--threshhold=0.3"], "did you mean --threshold"),
+        (["--preprocesing#transforms#4#upper", "99"], "did you mean --preprocessing"),
+        (["--zzz", "1"], "--zzz: the config files have no such setting; leave it out"),
+    ],
+)
+def test_a_mistyped_option_of_monais_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], told: str
+) -> None:
+    config = str(ROOT / "xnet_bundle" / "configs" / "inference.json")
+    monkeypatch.setattr(sys, "argv", [MONAI, "run", "inference", "--config_file", config, *words])
+    with pytest.raises(UsageError, match=re.escape(told)):
+        check_run(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_that_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "xnet_bundle" / "configs"
+    files = str([str(folder / "train.json"), str(folder / "evaluate.json")])
+    words = ["--config_file", files, "--evaluate_on=test", "--meta_file", "x", "--dataset-dir", "--odd name"]
+    words += ["--validate#dataloader#num_workers", "2", "--network_def::fsm", "gaussian", "--init_id", "x"]
+    monkeypatch.setattr(sys, "argv", [MONAI, "run", "evaluating", *words[:-4]])
+    with pytest.raises(UsageError, match="--odd name"):  # what begins with dashes is an option
+        check_run(tmp_path)
+    words.remove("--odd name")
+    monkeypatch.setattr(sys, "argv", [MONAI, "run", "evaluating", *words])
+    check_run(tmp_path)
+    # Another program's options are its own.
+    monkeypatch.setattr(sys, "argv", ["program.py", "--config_file", files, "--zzz", "1"])
+    check_run(tmp_path)

@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from shared_nets.errors import DeviceError
+from shared_nets.errors import DeviceError, WeightsError
 from shared_nets.inference import SliceWindowInferer
 from shared_nets.inference.slices import NO_LESION_LOGIT
 
@@ -265,6 +265,19 @@ def test_other_errors_of_the_network_pass() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_do_not_pass_for_no_lesion(value: float) -> None:
+    """As of a network whose sums are too large for half precision."""
+
+    def overflowing(windows: Tensor) -> Tensor:
+        logits = windows.clone()
+        logits[-1, 0, 3, 3] = value
+        return logits
+
+    with pytest.raises(WeightsError, match="NaN or infinite"):
+        SliceWindowInferer((8, 8))(torch.rand(1, 1, 8, 8, 3) + 0.1, overflowing)
+
+
 @pytest.mark.parametrize("network", [nn.MaxPool2d(2), nn.Flatten(), lambda x: x[:1]])
 def test_a_network_that_changes_the_windows_is_told(network: nn.Module) -> None:
     with pytest.raises(ValueError, match="must keep the number and size"):

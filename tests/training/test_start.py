@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from shared_nets import CNNRes, XNet
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.training import (
     RandDropChanneld,
+    check_training,
     decay_kernels_only,
     leaves_one_slice,
     local_device,
@@ -22,6 +24,38 @@ from shared_nets.training import (
     start_from,
 )
 from shared_nets.training.processes import join_processes
+
+
+class TestCheck:
+    @pytest.mark.parametrize(
+        ("setting", "told"),
+        [
+            ({"max_epochs": 0}, "max_epochs is a whole number, at least 1, not 0"),
+            ({"val_interval": 0.5}, "val_interval"),
+            ({"slices_per_scan": True}, "slices_per_scan"),
+            ({"scans_per_batch": "many"}, "scans_per_batch is a whole number, at least 1, not 'many'"),
+            ({"early_stop_patience": 0}, "early_stop_patience"),
+            ({"workers": -1}, "workers is a whole number, at least 0, not -1"),
+            ({"learning_rate": -0.1}, "learning_rate is a number, at least 0, not -0.1"),
+            ({"learning_rate": float("nan")}, "learning_rate"),
+            ({"learning_rate": None}, "learning_rate"),
+        ],
+    )
+    def test_impossible_settings(self, tmp_path: Path, setting: dict[str, Any], told: str) -> None:
+        with pytest.raises(UsageError, match=told):
+            check_training(tmp_path, False, **{"learning_rate": 0.001} | setting)
+
+    def test_a_training_is_not_overwritten_unasked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        check_training(tmp_path, False, 0.001, max_epochs=1, workers=0)
+        (tmp_path / "last.ckpt").touch()
+        with pytest.raises(UsageError, match=r"last\.ckpt: there is a training already; .*--resume True"):
+            check_training(tmp_path, False, 0.001)
+        check_training(tmp_path, True, 0.001)
+        # MONAI Label trains into the bundle again and again.
+        monkeypatch.setenv("MONAI_LABEL_APP_DIR", str(tmp_path))
+        check_training(tmp_path, False, 0.001)
 
 
 class TestStart:
