@@ -63,6 +63,25 @@ def bundle_folder(model: str, bundle: Path | None = None) -> Path:
     return folder
 
 
+def check_parts(bundle: Path, purpose: str, parts: Iterable[str]) -> None:
+    """
+    Refuse a folder in which a file is missing.
+
+    Args:
+        bundle: the bundle's folder.
+        purpose: what it shall serve for, for the message: ``to release``.
+        parts: the files' paths in it.
+
+    Raises:
+        UsageError: naming the first that is missing.
+    """
+    for part in parts:
+        if not (bundle / part).is_file():
+            raise UsageError(
+                f"{bundle} is no bundle {purpose} ({part} is missing): add it, or name another folder."
+            )
+
+
 def run_inference(bundle: Path, settings: dict[str, Any]) -> None:
     """
     Run a bundle's inference.json with settings overridden.

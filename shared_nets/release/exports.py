@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,14 @@ from monai.bundle import ConfigParser
 from monai.data import save_net_with_metadata
 from torch import nn
 
+from shared_nets.bundles import check_parts
 from shared_nets.errors import UsageError
 from shared_nets.files import write_bytes
-from shared_nets.release.weights import CURRENT, load_into
+from shared_nets.release.weights import CURRENT, load_into, released_sha256, sha256
 
 INPUT, OUTPUT = "image", "pred"
+OF_ITS_WEIGHTS = ("changelog", "data_source", "eval_metrics", "provenance", "weights_license")
+"""What metadata.json says of the bundle's own weights, besides their SHA-256 and the description."""
 
 
 def export_network(bundle: str | Path, path: str | Path, weights: str | Path | None = None) -> Path:
@@ -27,7 +32,8 @@ def export_network(bundle: str | Path, path: str | Path, weights: str | Path | N
 
     All take ``image`` (N, channels, H, W), float32 of 0–1, any N, H and W multiples of 16, and give
     ``pred`` (N, 1, H, W), logits. What stands around the network (resampling, scaling, windows, threshold)
-    is in the bundle's inference.json, which the TorchScript file holds with the metadata.
+    is in the bundle's inference.json, which the TorchScript file holds with the metadata. Of weights other
+    than those released with the bundle, the file tells the SHA-256, and nothing that holds of the bundle's.
 
     Args:
         bundle: the bundle's folder.
@@ -43,13 +49,17 @@ def export_network(bundle: str | Path, path: str | Path, weights: str | Path | N
         OutputError: if the file cannot be written.
     """
     bundle, path = Path(bundle), Path(path)
-    writers = {".ts": _torchscript, ".onnx": _onnx, ".xml": _openvino}
+    torchscript = partial(_torchscript, bundle / "configs" / "inference.json")
+    writers: dict[str, Callable[..., None]] = {".ts": torchscript, ".onnx": _onnx, ".xml": _openvino}
     if path.suffix not in writers:
         raise UsageError(f"{path} has no ending of an export; name it .ts, .onnx or .xml (OpenVINO).")
-    network = load_into(bundle_network(bundle), weights or bundle / CURRENT).eval()
+    check_parts(bundle, "to export", ("configs/inference.json", "configs/metadata.json"))
+    weights = Path(weights or bundle / CURRENT)
+    network = load_into(bundle_network(bundle), weights).eval()
+    metadata = _metadata(bundle, weights)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the checks of an input's size are not part of the graph
-        writers[path.suffix](network, bundle, path)
+        writers[path.suffix](network, metadata, path)
     return path
 
 
@@ -72,9 +82,32 @@ def bundle_network(bundle: str | Path) -> nn.Module:
     return parser.get_parsed_content("network_def")
 
 
-def _torchscript(network: nn.Module, bundle: Path, path: Path) -> None:
+def describe(metadata: dict[str, Any], weights: str) -> str:
+    """
+    A bundle's description with other weights.
+
+    Args:
+        metadata: the content of metadata.json, whose description says in its first sentence what the network
+            does, whatever its weights.
+        weights: what the weights are, in a sentence.
+    """
+    first = metadata["description"].split(". ")[0].rstrip(".")
+    return f"{first}. {weights} Research use only, not a medical device."
+
+
+def _metadata(bundle: Path, weights: Path) -> dict[str, Any]:
+    """What the bundle tells of itself, with these weights."""
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    digest = sha256(weights)
+    if digest in released_sha256(bundle).values():
+        return metadata
+    metadata = {key: value for key, value in metadata.items() if key not in OF_ITS_WEIGHTS}
+    described = describe(metadata, f"Weights with the SHA-256 {digest}, not those of the bundle's release.")
+    return metadata | {"description": described, "weights_sha256": {weights.name: digest}}
+
+
+def _torchscript(config: Path, network: nn.Module, metadata: dict[str, Any], path: Path) -> None:
     """As ``monai.bundle ckpt_export`` does it: metadata.json and inference.json are in the file."""
-    configs = {name: (bundle / "configs" / name).read_text() for name in ("metadata.json", "inference.json")}
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, path.name)
         save_net_with_metadata(
@@ -82,20 +115,20 @@ def _torchscript(network: nn.Module, bundle: Path, path: Path) -> None:
             str(made),
             include_config_vals=False,
             append_timestamp=False,
-            meta_values=json.loads(configs["metadata.json"]),
-            more_extra_files={"inference.json": configs["inference.json"].encode()},
+            meta_values=metadata,
+            more_extra_files={config.name: config.read_bytes()},
         )
         write_bytes(path, made.read_bytes())
 
 
-def _onnx(network: nn.Module, bundle: Path, path: Path) -> None:
+def _onnx(network: nn.Module, metadata: dict[str, Any], path: Path) -> None:
     onnx = _package("onnx")
     free = {0: "batch", 2: "height", 3: "width"}
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, path.name)
         torch.onnx.export(
             network,
-            (_example(bundle),),
+            (_example(metadata),),
             str(made),
             input_names=[INPUT],
             output_names=[OUTPUT],
@@ -104,16 +137,15 @@ def _onnx(network: nn.Module, bundle: Path, path: Path) -> None:
             dynamo=False,
         )
         model = onnx.load(str(made))
-    metadata = _metadata(bundle)
     onnx.helper.set_model_props(
         model, {key: str(metadata[key]) for key in ("name", "version", "description")}
     )
     write_bytes(path, model.SerializeToString())
 
 
-def _openvino(network: nn.Module, bundle: Path, path: Path) -> None:
+def _openvino(network: nn.Module, metadata: dict[str, Any], path: Path) -> None:
     openvino = _package("openvino")
-    example = _example(bundle)
+    example = _example(metadata)
     free = [-1, example.shape[1], -1, -1]
     model = openvino.convert_model(network, example_input=example, input=[free])
     model.inputs[0].get_tensor().set_names({INPUT})
@@ -125,14 +157,10 @@ def _openvino(network: nn.Module, bundle: Path, path: Path) -> None:
             write_bytes(path.with_suffix(ending), made.with_suffix(ending).read_bytes())
 
 
-def _example(bundle: Path) -> torch.Tensor:
+def _example(metadata: dict[str, Any]) -> torch.Tensor:
     """An input of the network, not square and of several slices, so that no size is taken for fixed."""
-    channels = _metadata(bundle)["network_data_format"]["inputs"][INPUT]["num_channels"]
+    channels = metadata["network_data_format"]["inputs"][INPUT]["num_channels"]
     return torch.rand(2, channels, 32, 48)
-
-
-def _metadata(bundle: Path) -> dict[str, Any]:
-    return json.loads((bundle / "configs" / "metadata.json").read_text())
 
 
 def _package(name: str) -> Any:

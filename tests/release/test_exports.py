@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from shared_nets.errors import OutputError, UsageError, WeightsError
 from shared_nets.release.exports import bundle_network, export_network
-from shared_nets.release.weights import load_into
+from shared_nets.release.weights import CURRENT, SHIPPED, load_into, sha256
 from tests.commands import ROOT, strokeseg
 from tests.heads import head, lesion_mask, write
 
@@ -91,16 +92,42 @@ def test_an_export_equals_the_network(
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
 
 
-def test_a_torchscript_file_tells_what_it_is(bundles: Mapping[str, Path], tmp_path: Path) -> None:
+def test_a_torchscript_file_tells_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "net.ts"
-    done = strokeseg("export", bundles["cnnres"], path)
+    done = strokeseg("export", ROOT / "cnnres_bundle", path)
     assert (done.code, done.out, done.told) == (0, f"Wrote {path}\n", "")
     files: dict[str, Any] = {"metadata.json": "", "inference.json": ""}
     torch.jit.load(path, _extra_files=files)
     for name, content in files.items():
         told = json.loads(content)
-        stored = json.loads((bundles["cnnres"] / "configs" / name).read_text())
+        stored = json.loads((ROOT / "cnnres_bundle" / "configs" / name).read_text())
         assert {key: told[key] for key in stored} == stored
+
+
+def told_by(path: Path) -> dict[str, Any]:
+    """The metadata in an export."""
+    if path.suffix == ".onnx":
+        model = pytest.importorskip("onnx").load(path)
+        return {entry.key: entry.value for entry in model.metadata_props}
+    files: dict[str, Any] = {"metadata.json": ""}
+    torch.jit.load(path, _extra_files=files)
+    return json.loads(files["metadata.json"])
+
+
+@pytest.mark.parametrize("ending", [".ts", ".onnx"])
+def test_of_other_weights_an_export_tells_the_sha256_and_no_claim(
+    bundles: Mapping[str, Path], tmp_path: Path, ending: str
+) -> None:
+    if ending == ".onnx":
+        pytest.importorskip("onnx")
+    folder, mine = ROOT / "cnnres_bundle", bundles["cnnres"] / "models" / "model.pt"
+    told = told_by(export_network(folder, tmp_path / f"mine{ending}", weights=mine))
+    assert f"Weights with the SHA-256 {sha256(mine)}" in told["description"]
+    assert "not a medical device" in told["description"]
+    assert "imulated" not in str(told)
+    assert sha256(folder / CURRENT) not in str(told)
+    told = told_by(export_network(folder, tmp_path / f"own{ending}", weights=folder / SHIPPED))
+    assert "Weights pretrained on simulated lesions." in told["description"]
 
 
 def test_an_onnx_file_tells_what_it_is(bundles: Mapping[str, Path], tmp_path: Path) -> None:
@@ -128,6 +155,11 @@ def test_what_cannot_be_exported_is_told(bundles: Mapping[str, Path], tmp_path: 
     with pytest.raises(WeightsError, match="weights of X-Net"):
         export_network(folder, tmp_path / "net.ts", weights=bundles["xnet"] / "models" / "model.pt")
     (tmp_path / "file").write_text("")
+    bare = shutil.copytree(folder, tmp_path.with_name(f"{tmp_path.name}_bare"))
+    (bare / "configs" / "metadata.json").unlink()
+    for ending in (".ts", ".onnx", ".xml"):
+        with pytest.raises(UsageError, match=r"is no bundle to export \(configs/metadata\.json is missing\)"):
+            export_network(bare, tmp_path / f"net{ending}")
     with pytest.raises(OutputError, match=r"net\.ts"):
         export_network(folder, tmp_path / "file" / "net.ts")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
