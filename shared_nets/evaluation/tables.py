@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import inf
@@ -24,6 +25,9 @@ from shared_nets.files import write_bytes
 
 FOUND, MISSED = "found_ml", "missed_ml"
 """Columns with the volumes in mL of the reference's lesions that were found and missed, space between."""
+
+EVALUATION = "evaluation.json"
+"""What a summary is of, beside it."""
 
 LESION_SIZES_ML = (0.0, 0.1, 1.0, 10.0, inf)
 """Edges in mL of the size classes for the detection rate: decades, lower edge included."""
@@ -204,10 +208,20 @@ def write_summary(table_csv: str | Path, output_csv: str | Path, **options: Any)
     return summary
 
 
-def tell_summary(table_csv: str | Path, output_csv: str | Path) -> None:
+def tell_summary(
+    table_csv: str | Path, output_csv: str | Path, evaluated: Mapping[str, str] | None = None
+) -> None:
     """
-    Write the summary of a table of cases, and print it; arguments and errors as of `write_summary`.
+    Write the summary of a table of cases, and print it; errors as of `write_summary`.
+
+    Args:
+        table_csv: as of `write_summary`.
+        output_csv: as of `write_summary`.
+        evaluated: what was evaluated, written beside the summary as ``evaluation.json``: the weights' file as
+            ``Weights``, its SHA-256 as ``WeightsSHA256``.
     """
+    if evaluated is not None:  # before the summary, which is never there without it
+        write_bytes(Path(output_csv).with_name(EVALUATION), f"{json.dumps(evaluated, indent=2)}\n".encode())
     print(summary_text(write_summary(table_csv, output_csv)))
     print(f"Summary: {Path(output_csv).resolve()}")
 
@@ -224,11 +238,9 @@ def summary_text(summary: pd.DataFrame) -> str:
     """
     lines = [f"{'':<32}{'mean [95 % interval]':<30}{'median':<10}n"]
     for row in summary.to_dict("records"):
-        spread = f"{number(row['mean'])} [{number(row['ci_low'])}, {number(row['ci_high'])}]"
+        spread = f"{number(row['mean'])} [{interval_text(row, ', ')}]"
         left_out = f" ({row['undefined']} undefined)" if row["undefined"] else ""
-        lines.append(
-            f"{row['metric']:<32}{spread:<30}{number(row['median']):<10}{row['n']} {row['of']}{left_out}"
-        )
+        lines.append(f"{row['metric']:<32}{spread:<30}{number(row['median']):<10}{count_text(row)}{left_out}")
     if failed := int(summary["failed"].max()):
         lines.append(f"{failed} scan(s) failed and are in none of these figures.")
     return "\n".join(lines)
@@ -313,3 +325,15 @@ def size_class(low: float, high: float) -> str:
 def number(value: float) -> str:
     """Three decimals, or a dash where there is no value."""
     return "–" if np.isnan(value) else f"{value:.3f}"
+
+
+def interval_text(row: Mapping[Any, Any], between: str) -> str:
+    """Both ends of a figure's interval, or one dash where it has none."""
+    low, high = row["ci_low"], row["ci_high"]
+    return number(low) if np.isnan(low) else f"{number(low)}{between}{number(high)}"
+
+
+def count_text(row: Mapping[Any, Any]) -> str:
+    """What a figure is made of: ``12 cases``, ``1 lesion``."""
+    n = int(row["n"])
+    return f"{n} {row['of'].removesuffix('s') if n == 1 else row['of']}"

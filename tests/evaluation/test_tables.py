@@ -236,8 +236,8 @@ def test_the_printed_summary_tells_what_was_left_out() -> None:
     assert tuple(lines) == METRICS
     assert "0.500 [0.250, 0.750]" in lines["dice"]
     assert lines["dice"].endswith("2 cases")
-    assert lines["hd95_mm"].endswith("1 cases (1 undefined)")
-    assert "4.000 [–, –]" in lines["hd95_mm"]
+    assert lines["hd95_mm"].endswith("1 case (1 undefined)")
+    assert "4.000 [–] " in lines["hd95_mm"]
     assert "failed" not in text
     assert max(map(len, text.splitlines())) <= 100
 
