@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from shared_nets.errors import OutputError
+from shared_nets.errors import OutputError, UsageError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -60,6 +61,32 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """
     with written_whole(path) as part:
         part.write_bytes(content)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """
+    A folder's name beside ``path`` to fill, moved to ``path`` when all went well and removed when not.
+
+    Args:
+        path: the folder that is wanted, which must not be there yet.
+
+    Raises:
+        UsageError: if it is there already.
+        OutputError: if there is no space or permission.
+    """
+    path = Path(path)
+    if path.exists():
+        raise UsageError(f"{path} is there already; remove it, or choose another folder.")
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        yield part
+        part.rename(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {reason(error)}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager

@@ -82,6 +82,9 @@ def share(
     ],
     authors: Annotated[str, typer.Option(help="Who trained them.")],
     version: Annotated[str, typer.Option(help="The new bundle's version.")] = "1.0.0",
+    licence: Annotated[
+        str, typer.Option("--license", help="The weights' licence.", show_default="ask their authors")
+    ] = "",
     half: Annotated[
         bool, typer.Option("--half", help="Kernels in half precision, for half the size.")
     ] = False,
@@ -104,6 +107,7 @@ def share(
         data=data,
         authors=authors,
         version=version,
+        licence=licence,
         half=half,
     )
     print(f"Made {made}. Read its docs/README.md before you pass it on.")

@@ -22,13 +22,16 @@ from importlib.metadata import requires
 from pathlib import Path, PurePosixPath
 
 import shared_nets
-from shared_nets.errors import OutputError, UsageError, WeightsError
-from shared_nets.files import reason, write_bytes
+from shared_nets.bundles import check_parts
+from shared_nets.errors import UsageError, WeightsError
+from shared_nets.files import new_folder, write_bytes
 from shared_nets.release.versions import check_version
 from shared_nets.release.weights import CURRENT, SHIPPED, load_weights, released_sha256
 
 SUMS = "SHA256SUMS"
 REQUIREMENTS = "requirements.txt"
+PARTS = ("configs/metadata.json", "configs/inference.json", "docs/README.md", "LICENSE")
+"""What a bundle has beside its weights, to be passed on."""
 PACKAGE = Path(shared_nets.__file__).resolve().parent
 
 LARGEST_ARCHIVE = 2**30
@@ -49,9 +52,7 @@ def bundle_files(bundle: str | Path) -> dict[str, bytes]:
         WeightsError: if a weight file is missing, damaged, or not the one that metadata.json names.
     """
     bundle = Path(bundle)
-    for part in ("configs/metadata.json", "configs/inference.json", "docs/README.md", "LICENSE"):
-        if not (bundle / part).is_file():
-            raise UsageError(f"{bundle} is no bundle to release ({part} is missing): name a bundle's folder.")
+    check_parts(bundle, "to release", PARTS)
     check_version(bundle)
     released = released_sha256(bundle)
     files = {}
@@ -149,12 +150,16 @@ def hub_head(metadata: Mapping[str, object]) -> str:
     """
     The head of a model card for the Hugging Face Hub, in YAML.
 
+    The Hub's licence is one of a list of its own; of weights under another than the code's it is "other", and
+    the card tells.
+
     Args:
         metadata: the content of metadata.json.
     """
+    licence = "other" if "weights_license" in metadata else "apache-2.0"
     return (
         "---\n"
-        "license: apache-2.0\n"
+        f"license: {licence}\n"
         "library_name: monai\n"
         "pipeline_tag: image-segmentation\n"
         "tags:\n"
@@ -163,7 +168,7 @@ def hub_head(metadata: Mapping[str, object]) -> str:
         "- mri\n"
         "- brain\n"
         "- stroke\n"
-        f"model_name: {metadata['name']}\n"
+        f"model_name: {json.dumps(metadata['name'])}\n"
         "---\n\n"
     )
 
@@ -194,18 +199,9 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
     files = _read(archive)
     name = next(iter(files)).split("/")[0]
     target = Path(folder, name)
-    if target.exists():
-        raise UsageError(f"{target} is there already; remove it, or choose another folder.")
-    part = target.with_name(f".{name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with new_folder(target) as part:
         for path, content in files.items():
             write_bytes(part / path.split("/", 1)[1], content)
-        part.rename(target)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {reason(error)}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return target
 
 

@@ -23,7 +23,10 @@ from shared_nets.release.weights import (
     sha256,
 )
 
-TOLD = ("name", "version", "description", "data_source", "provenance", "eval_metrics", "intended_use")
+TOLD = (
+    *("name", "version", "description", "data_source", "provenance", "eval_metrics", "intended_use"),
+    "weights_license",
+)
 """What metadata.json says that belongs to the weights."""
 
 

@@ -129,17 +129,33 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path, half: bool = Fal
         OutputError: if the file cannot be written.
     """
     path = Path(path)
-    check_finite(state, f"{path} was not written: the state dict", "do not release these weights")
-    plain = {key: state[key].detach().cpu().clone().contiguous() for key in sorted(state)}
-    if half:
-        plain = {key: t.half() if t.is_floating_point() and t.ndim > 1 else t for key, t in plain.items()}
-        check_finite(plain, f"{path} was not written: float16 of the state dict", "save it with half=False")
+    plain = as_stored(state, f"{path} was not written: the state dict", half)
     if path.suffix == ".safetensors":
         write_bytes(path, safetensors.torch.save(plain))
     elif path.suffix == ".pt":
         save_state(plain, path)
     else:
         raise WeightsError(f"{path} has no ending of a weight file; name it .pt or .safetensors.")
+
+
+def as_stored(state: Mapping[str, Tensor], what: str, half: bool = False) -> dict[str, Tensor]:
+    """
+    Weights as their file holds them, in order and on the CPU.
+
+    Args:
+        state: tensors by name.
+        what: what they are, for the message.
+        half: as of `save_weights`.
+
+    Raises:
+        WeightsError: if a value is NaN or infinite, or too large for float16.
+    """
+    check_finite(state, what, "do not release these weights")
+    plain = {key: state[key].detach().cpu().clone().contiguous() for key in sorted(state)}
+    if half:
+        plain = {key: t.half() if t.is_floating_point() and t.ndim > 1 else t for key, t in plain.items()}
+        check_finite(plain, f"{what} in float16", "leave out --half (half=False)")
+    return plain
 
 
 def save_state(state: Mapping[str, Any], path: str | Path) -> None:

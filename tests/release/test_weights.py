@@ -323,7 +323,7 @@ def test_nan_weights_are_neither_loaded_nor_saved(
 
 def test_values_too_large_for_half_precision_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(
-        WeightsError, match=r"float16 of the state dict has .* in variance; save it with half=False"
+        WeightsError, match=r"the state dict in float16 has .* in variance; leave out --half \(half=False\)"
     ):
         save_weights({"variance": torch.tensor([[70_000.0]])}, tmp_path / "model.pt", half=True)
     assert os.listdir(tmp_path) == []
