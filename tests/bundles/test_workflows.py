@@ -261,6 +261,32 @@ def test_evaluation_has_the_settings_of_inference(name: str) -> None:
         assert read[0][setting] == read[1][setting]
 
 
+@both
+def test_images_are_prepared_alike_for_training_validation_and_inference(name: str) -> None:
+    configs = ROOT / f"{name}_bundle" / "configs"
+    inference, train = (json.loads((configs / f"{f}.json").read_text()) for f in ("inference", "train"))
+    expected = of_the_image(inference["preprocessing"]["transforms"])
+    assert [step["_target_"].split(".")[-1] for step in expected] == [
+        "LoadScand", "Orientationd", "Spacingd", "CropForegroundd", "ScaleHeadIntensityd",
+    ]  # fmt: skip
+    assert of_the_image(train["validate"]["preprocessing"]["transforms"]) == expected
+    *prepared, padded = of_the_image(train["train"]["deterministic_transforms"])
+    assert prepared == expected
+    assert padded["_target_"] == "SpatialPadd"  # up to the window, which sliding windows do themselves
+
+
+def of_the_image(transforms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What transforms do to the image, whatever they do to the label beside it."""
+    steps = []
+    for step in transforms:
+        keys = [step["keys"]] if isinstance(step["keys"], str) else step["keys"]
+        if "image" in keys:
+            mode = step.get("mode")
+            own = {"keys": "image", "mode": mode[keys.index("image")] if isinstance(mode, list) else mode}
+            steps.append({key: value for key, value in (step | own).items() if key != "dtype"})
+    return steps
+
+
 def test_what_is_evaluated_is_what_is_drawn(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
     name = "cnnres"
     tree = Path(shutil.copytree(trees[name], tmp_path / "tree"))

@@ -13,7 +13,15 @@ from monai.data import MetaTensor
 from scipy import stats
 
 from shared_nets.errors import MaskError, OutputError, ScanMismatchError, ScanNotFoundError, UsageError
-from shared_nets.evaluation import METRICS, case_metrics, measure_case, summarise, summary_text, write_summary
+from shared_nets.evaluation import (
+    METRICS,
+    case_metrics,
+    measure_case,
+    measure_slices,
+    summarise,
+    summary_text,
+    write_summary,
+)
 from shared_nets.evaluation.tables import interval
 
 
@@ -56,6 +64,38 @@ def test_a_scan_without_lesion_has_a_row_too() -> None:
     columns = measure_case(output(label=nothing))
     assert (columns["dice"], columns["found_ml"], columns["missed_ml"]) == (0, "", "")
     assert columns["false_positive_ml"] == pytest.approx(0.064)
+
+
+@pytest.mark.parametrize("head_foot", [0, 1, 2])
+def test_overlaps_of_the_slices_across_head_foot_whichever_axis_that_is(head_foot: int) -> None:
+    label, pred = np.zeros((2, 4, 5, 3), np.uint8)  # left-right, front-back, head-foot
+    label[0:4, 0, 0], pred[2:4, 0:3, 0] = 1, 1  # 4 and 6 pixels, 2 common
+    label[1, 1:3, 1] = 1  # missed
+    pred[0, 0:2, 2] = 1  # a slice without lesion does not count
+    affine = np.diag([1.0, 1, 5, 1])
+    turned = [0, 1]
+    turned.insert(head_foot, 2)
+    masks = {
+        key: MetaTensor(torch.tensor(mask.transpose(turned)[None]), affine=affine[:, [*turned, 3]])
+        for key, mask in (("pred", pred), ("label", label))
+    }
+    assert measure_slices(masks) == pytest.approx(
+        {
+            "lesion_slices": 2,
+            "slice_dice": (2 * 2 / 10 + 0) / 2,
+            "slice_iou": (2 / 8 + 0) / 2,
+            "slice_precision": (2 / 6 + 0) / 2,
+            "slice_recall": (2 / 4 + 0) / 2,
+        }
+    )
+
+
+def test_without_a_slice_with_lesion_there_are_no_overlaps_of_slices() -> None:
+    nothing = MetaTensor(torch.zeros(1, 12, 10, 8), affine=output()["pred"].affine)
+    lesion_slices, *overlaps = measure_slices(output(label=nothing)).values()
+    assert lesion_slices == 0
+    assert len(overlaps) == 4
+    assert np.isnan(overlaps).all()
 
 
 @pytest.mark.parametrize("absent", ["pred", "label"])

@@ -39,6 +39,7 @@ def boxes(*corners: tuple[slice, slice, slice]) -> np.ndarray:
 
 
 RIGHT = (slice(14, 18), slice(5, 10), slice(2, 8))  # 120 voxels
+LESS_RIGHT = (slice(14, 17), slice(5, 11), slice(2, 8))  # 108 voxels
 LEFT = (slice(1, 4), slice(3, 6), slice(3, 5))  # 18 voxels
 SMALL_LEFT = (slice(1, 3), slice(3, 6), slice(3, 5))  # 12 voxels
 
@@ -124,9 +125,12 @@ def test_side_is_the_patients_in_all_48_axis_orders(ornt: list[list[int]], world
         assert found.volume_ml == pytest.approx(mask.sum() * 0.003)
 
 
-@pytest.mark.parametrize(("lesions", "side"), [((RIGHT, SMALL_LEFT), "right"), ((RIGHT, LEFT), "both")])
+@pytest.mark.parametrize(
+    ("lesions", "side"),
+    [((RIGHT, SMALL_LEFT), "right"), ((LESS_RIGHT, SMALL_LEFT), "right"), ((RIGHT, LEFT), "both")],
+)
 def test_a_tenth_on_the_other_side_is_still_one_side(lesions: tuple, side: str) -> None:
-    # 12 of 132 voxels are 9 %; 18 of 138 are 13 %.
+    # 12 of 132 voxels are 9 %; 12 of 120 are 10 %; 18 of 138 are 13 %.
     assert measure_lesions(boxes(*lesions), None, np.eye(4), 9.5).side == side
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared_nets.simulation import Paint, Scene, acute_contrast, build_scene, t1_contrast
+from shared_nets.simulation import Paint, Scene, acute, acute_contrast, build_scene, t1_contrast
 from shared_nets.simulation.acute import _misaligned
 from shared_nets.simulation.anatomy import CSF, GREY, WHITE
 from shared_nets.simulation.appearance import atrophied, blur, closed
@@ -98,6 +98,28 @@ def test_acute_lesions_are_bright_on_dwi() -> None:
             contrasts.append((image[0][label > 0].median() / image[0][tissue].median()).item())
     assert len(contrasts) > 8
     assert min(contrasts) > 1
+
+
+@pytest.mark.parametrize(("gain", "border"), [(2.0, 0.66), (1.0, 0.33), (0.3, 0.18)])
+def test_acute_labels_end_at_a_third_of_the_peak_or_where_nothing_is_seen(
+    monkeypatch: pytest.MonkeyPatch, gain: float, border: float
+) -> None:
+    made = scene(0)
+    made = replace(made, lesion=torch.ones_like(made.lesion))
+    fading = gain * torch.linspace(0, 1, 56).expand_as(made.lesion)
+    monkeypatch.setattr(acute, "_brightening", lambda rng, scene, csf: (fading, gain))
+    _, label = acute_contrast(np.random.default_rng(0), made)
+    assert torch.equal(label > 0, fading > border)
+
+
+def test_chronic_labels_leave_the_ventricle_out() -> None:
+    lesion = [heads.unmoved(heads.ball(40.0, centre=(0.0, -18.0, 5.0)))]
+    for seed in (2, 6, 7):  # whose planes pass through the ventricle
+        made = build_scene(np.random.default_rng(seed), ANATOMY, lesion, (64, 56), 3.5)
+        _, label = t1_contrast(np.random.default_rng(seed), made)
+        assert (made.lesion[made.ventricle >= 0.5] > 0.5).any()
+        assert label.any()
+        assert not label[made.ventricle >= 0.5].any()
 
 
 def test_t1_keeps_the_order_of_tissues() -> None:

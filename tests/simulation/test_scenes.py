@@ -46,10 +46,14 @@ def test_a_scene_without_lesions_has_none() -> None:
     assert not scene.lesion.any()
 
 
-def test_a_lesion_outside_the_brain_is_not_shown() -> None:
-    outside = heads.unmoved(heads.ball(10.0, centre=(0.0, 95.0, 5.0)))
-    scene = build_scene(np.random.default_rng(0), ANATOMY, [outside], (64, 64), 4.0)
+@pytest.mark.parametrize("seed", [1, 2, 3])  # whose planes pass through both
+def test_a_lesion_outside_the_brain_is_not_shown(seed: int) -> None:
+    outside, across = (heads.unmoved(heads.ball(radius, (0.0, y, 5.0))) for radius, y in ((10, 95), (20, 65)))
+    scene = build_scene(np.random.default_rng(seed), ANATOMY, [outside], (64, 64), 4.0)
     assert not scene.lesion.any()
+    scene = build_scene(np.random.default_rng(seed), ANATOMY, [across], (64, 64), 4.0)
+    assert scene.lesion.any()
+    assert not scene.lesion[scene.brain <= 0.3].any()
 
 
 def test_planes_pass_through_the_first_lesion() -> None:

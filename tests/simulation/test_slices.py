@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from shared_nets.errors import UsageError
-from shared_nets.simulation import Paint, Scene, SimulatedSlices, acute_contrast, t1_contrast
+from shared_nets.simulation import Paint, Scene, SimulatedSlices, acute_contrast, slices, t1_contrast
 from tests.second_device import second_device
 from tests.simulation import heads
 
@@ -89,6 +89,24 @@ def test_a_gpu_simulates_what_the_cpu_does_to_rounding(paint: Paint) -> None:
         for key, value in item.items():  # blurs may be computed in TensorFloat-32
             far = (value.cpu().float() - expected[key].float()).abs() > 0.01
             assert far.float().mean() < 0.005
+
+
+def test_a_volume_lies_where_its_affine_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def show_place(rng: np.random.Generator, scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+        """A contrast that shows where in the head each voxel is: x, y and z in metres, 0.5 being 0."""
+        return (0.5 + scene.coordinates / 1000).movedim(-1, 0), scene.lesion
+
+    monkeypatch.setattr(slices, "with_artefacts", lambda rng, image: image)
+    image, label, affine = stream(show_place).draw_volume(np.random.default_rng(0), 5, 6.0)
+    assert image.shape == (3, 40, 48, 5)
+    assert label.shape == (40, 48, 5)
+    assert abs(affine[0, 1]) > 0.1  # turned, or rotations could not be told apart
+    for index in ((0, 0, 0), (39, 0, 4), (7, 47, 2)):
+        place = 1000 * (image[(slice(None), *index)].double().numpy() - 0.5)
+        np.testing.assert_allclose(affine[:3] @ [*index, 1], place, atol=1e-3)
+    # As far apart as asked, and no mirror image.
+    np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), (4, 4, 6))
+    assert np.linalg.det(affine[:3, :3]) > 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])

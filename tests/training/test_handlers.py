@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import ignite.distributed as idist
 import pytest
 import torch
 from ignite.engine import Engine, Events, State
+from monai.data import Dataset
 from monai.engines import Trainer
+from monai.transforms import Compose, RandShiftIntensity
 from torch import nn
 
 from shared_nets.errors import OutputError, UsageError, WeightsError
-from shared_nets.training import Checkpoints, EarlyStop, Progress, checkpoint_folder
+from shared_nets.training import Checkpoints, EarlyStop, Progress, SeededEpochs, checkpoint_folder
 
 
 class Training:
@@ -135,6 +138,30 @@ class Trap:
 
     def __reduce__(self) -> tuple[object, tuple[str, str]]:
         return open, (str(self.folder / "sprung"), "w")
+
+
+class TestSeededEpochs:
+    def draws(self, epochs: int, rank: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+        """What the augmentation of a run of one batch an epoch draws, and what dropout would."""
+        monkeypatch.setattr(idist, "get_rank", lambda: rank)
+        dataset = Dataset([torch.zeros(1, 1)], Compose([RandShiftIntensity(1.0, prob=1.0)]))
+        drawn = []
+
+        def step(engine: Engine, batch: object) -> None:
+            drawn.append((float(dataset[0]), torch.rand(1).item()))
+
+        trainer = Engine(step)
+        SeededEpochs(dataset, seed=5).attach(trainer)
+        trainer.run([0], max_epochs=epochs)
+        return drawn
+
+    def test_epochs_and_processes_draw_differently_and_the_same_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        runs = [self.draws(3, rank, monkeypatch) for rank in (0, 1, 2)]
+        for drawn in zip(*(epoch for run in runs for epoch in run), strict=True):
+            assert len(set(drawn)) == 9
+        assert self.draws(3, 1, monkeypatch) == runs[1]
 
 
 class TestProgress:

@@ -106,6 +106,16 @@ def test_a_run_goes_on_exactly_where_it_was_saved(tmp_path: Path) -> None:
             torch.testing.assert_close(other.state_dict()[key], value)
 
 
+def test_no_batch_pulls_the_weights_far() -> None:
+    run, batch = Run(recipe()), random_batch()
+    run.half = False
+    with torch.no_grad():
+        run.network.head.weight *= 100  # and with it the gradients of the layers below
+    run.step(batch, 0.1)
+    gradients = [parameter.grad for parameter in run.parameters if parameter.grad is not None]
+    assert torch.cat([gradient.flatten() for gradient in gradients]).norm().item() == pytest.approx(1)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_slices_come_from_as_many_processes_as_asked(tmp_path: Path, workers: int) -> None:
     train_tiny(tmp_path / "tiny.ckpt", 0.02, workers)
@@ -160,7 +170,7 @@ def test_exported_weights_fit_the_network_in_half_precision(tmp_path: Path) -> N
 def test_exported_statistics_are_those_of_the_averaged_weights(tmp_path: Path) -> None:
     run = Run(recipe())
     norm = run.average.module.norm
-    norm.running_mean += 1000  # an average of other networks' statistics, which fits none
+    norm.running_mean += 1000  # statistics of other weights, which do not fit
     run.save(tmp_path / "tiny.ckpt")
     export_average(
         recipe(), tmp_path / "tiny.ckpt", tmp_path / "model.pt", [heads.brain()], [heads.ball()], batches=4
