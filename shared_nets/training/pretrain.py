@@ -285,9 +285,7 @@ class Run:
         self.head = cast(nn.Conv2d, self.network.head)
         self.tissue_head = nn.Conv2d(self.head.in_channels, TISSUES, kernel_size=1).to(self.device)
         prepared(self.network.to(self.device), self.device)
-        self.average = AveragedModel(
-            self.network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY), use_buffers=True
-        )
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
         self.half = half_pays(self.device)
         self.parameters = [*self.network.parameters(), *self.tissue_head.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=1e-4)
@@ -415,8 +413,8 @@ def export_average(
     """
     Write the averaged weights of a pretraining as a plain state dict in half precision, to be shipped.
 
-    The average of batch norm's statistics does not fit the average of the weights, so the statistics are
-    taken anew from simulated slices of the last stage.
+    Batch norm's statistics in the checkpoint are the last weights', which do not fit their average, so they
+    are taken anew from simulated slices of the last stage.
 
     Args:
         recipe: what was trained.
