@@ -530,13 +530,22 @@ def test_no_affine_warns_and_takes_nibabels(write_scan: Any) -> None:
     assert nib.aff2axcodes(image.affine.numpy()) == ("L", "A", "S")
 
 
-def test_sform_and_qform_that_disagree_warn(write_scan: Any) -> None:
+@pytest.mark.parametrize("mm", [2, 30])
+def test_sform_and_qform_that_disagree_warn(write_scan: Any, mm: float) -> None:
     moved = head_affine()
-    moved[2, 3] += 30
+    moved[2, 3] += mm
     path = write_scan("a.nii.gz", qform=moved)
-    with pytest.warns(ScanWarning, match="30 mm"):
+    with pytest.warns(ScanWarning, match=f" {mm} mm"):
         image = load(path)
     np.testing.assert_allclose(image.affine.numpy(), head_affine())
+
+
+def test_sform_and_qform_that_differ_by_rounding_do_not_warn(write_scan: Any) -> None:
+    moved = head_affine()
+    moved[2, 3] += 0.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScanWarning)
+        load(write_scan("a.nii.gz", qform=moved))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,19 @@ from torch import nn
 
 from shared_nets.cli.experiments import explanation
 from shared_nets.errors import UsageError
+from shared_nets.experiments.crossvalidation import Experiment
 from shared_nets.experiments.methods import CHANNELS, METHODS, Method
-from shared_nets.experiments.tables import build, costs, holm, markdown, means, scores, table, write_table
+from shared_nets.experiments.tables import (
+    budget,
+    build,
+    costs,
+    holm,
+    markdown,
+    means,
+    scores,
+    table,
+    write_table,
+)
 
 
 def cases(
@@ -149,3 +161,12 @@ def test_the_note_tells_the_range_where_trainings_ended_at_different_epochs() ->
     assert "for 2 epochs and 16 slices a fold" in explanation(rows, (48, 48), "volumes")
     rows["epochs"], rows["slices"] = [2, 5], [16, 40]
     assert "for 2 to 5 epochs and 16 to 40 slices a fold" in explanation(rows, (48, 48), "volumes")
+
+
+def test_the_budget_is_that_of_the_fold_trained_longest(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path / "bundle", tmp_path / "data", tmp_path)
+    for fold, epochs in ((0, 3), (2, 5)):
+        trained = {"epoch": epochs, "iteration": 10 * epochs, "batch": 8}
+        (tmp_path / f"fold{fold}").mkdir()
+        (tmp_path / f"fold{fold}" / "trained.json").write_text(json.dumps(trained))
+    assert budget(experiment, [0, 2]) == {"folds": 2, "epochs": 5, "slices": 5 * 10 * 8}

@@ -94,6 +94,17 @@ def test_types(tmp_path: Path) -> None:
         assert nib.load(tmp_path / "out.nii").get_data_dtype() == written
 
 
+@pytest.mark.parametrize(("lesions", "written"), [(3, np.uint16), (65535, np.uint16), (65536, np.int32)])
+def test_numbers_of_lesions_are_kept_however_many(tmp_path: Path, lesions: int, written: type) -> None:
+    labels = np.zeros(SHAPE, np.int32)
+    labels[0, 0, 0] = lesions
+    write_nifti(tmp_path / "out.nii", labels, scan(tmp_path / "scan.nii"))
+    result = nib.load(tmp_path / "out.nii")
+    assert result.get_data_dtype() == written
+    np.testing.assert_array_equal(np.asarray(result.dataobj), labels)
+    assert float(result.header["cal_max"]) == lesions  # viewers show all of them
+
+
 def test_the_same_bytes_twice(tmp_path: Path) -> None:
     reference = scan(tmp_path / "scan.nii.gz")
     array = np.random.default_rng(2).random(SHAPE).astype(np.float32)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import nibabel as nib
 import numpy as np
@@ -17,8 +19,9 @@ import pytest
 from shared_nets.data import find_cases
 from shared_nets.errors import ScanNotFoundError
 from shared_nets.inference import Cohort, LesionWriter, Records
-from shared_nets.inference.outputs import LABELS_SUFFIX, MASK_SUFFIX
-from shared_nets.inference.records import hash_scan
+from shared_nets.inference.outputs import LABELS_SUFFIX, MASK_SUFFIX, PICTURE_SUFFIX
+from shared_nets.inference.records import Result, hash_scan
+from shared_nets.inference.report import volume_bars
 from tests.inference.test_cohort import LEFT, RIGHT, Bright, cohort, save
 
 Run = Callable[..., list[str]]
@@ -160,6 +163,35 @@ def test_what_is_known_of_a_result(run: Run, scans: list[dict], tmp_path: Path) 
     assert manifest["software"]["monai"]
     assert [scan["row"]["scan"] for scan in manifest["scans"]] == ["a", "b", "c"]
     assert manifest["scans"][0]["inputs"] == about["Inputs"]
+
+
+def test_a_result_of_two_scans_is_on_the_grid_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    writer = LesionWriter(tmp_path / "out", save_picture=False)
+    inputs = [{"Path": f"p1_{modality}.nii.gz", "SHA256": "0"} for modality in ("dwi", "FLAIR")]
+    records = Records(writer, tmp_path, tmp_path / "model.pt", {})
+    records.write({"name": "p1"}, Result({}, inputs=inputs))
+    about = json.loads((tmp_path / "out" / "p1_label-lesion_mask.json").read_text())
+    assert about["Sources"] == ["p1_dwi.nii.gz", "p1_FLAIR.nii.gz"]
+    assert about["SpatialReference"] == "p1_dwi.nii.gz"
+
+
+def test_the_report_counts_scans_and_links_to_their_files(run: Run, tmp_path: Path) -> None:
+    lesions: dict[str, tuple] = {"a #1": (LEFT, RIGHT), "b": (), "c": (LEFT,)}
+    run([save(tmp_path, name, shown) for name, shown in lesions.items()], save_picture=True)
+    out = tmp_path / "out"
+    page = (out / "report.html").read_text()
+    assert "<b>3</b> of 3 scans segmented" in page
+    assert "<b>2</b> with a lesion" in page
+    links = {unquote(urlsplit(link).path) for link in re.findall(r'href="([^#"][^"]*)"', page)}
+    assert links == {f"{name}{suffix}" for name in lesions for suffix in (MASK_SUFFIX, PICTURE_SUFFIX)}
+    assert all((out / link).is_file() for link in links)
+
+
+def test_bars_of_volumes_include_their_upper_end() -> None:
+    bars = volume_bars([0, 0, 0.5, 1, 1.5, 25, 100, 100.5, 300])
+    counts = {"none": 2, "0–1": 2, "1–5": 1, "5–10": 0, "10–25": 1, "25–50": 0, "50–100": 1, "> 100": 2}
+    assert dict(bars) == counts
 
 
 def test_bids_in_gives_bids_derivatives_out(run: Run, tmp_path: Path) -> None:

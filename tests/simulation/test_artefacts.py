@@ -36,9 +36,9 @@ def test_motion_keeps_the_mean_and_blurs_edges() -> None:
 
 def test_some_slices_have_artefacts_most_have_none_and_missing_channels_stay_missing() -> None:
     slice_ = torch.cat([square(), torch.zeros(1, 64, 64)])
-    made = [with_artefacts(np.random.default_rng(seed), slice_) for seed in range(80)]
+    made = [with_artefacts(np.random.default_rng(seed), slice_) for seed in range(400)]
     changed = [not torch.equal(image, slice_) for image in made]
-    assert np.mean(changed) == pytest.approx(1 - 0.85**3, abs=0.15)
+    assert np.mean(changed) == pytest.approx(1 - 0.85**3, abs=0.06)  # 0.28 if one of the three never came
     for image in made:
         assert image.isfinite().all()
         assert image.min() >= 0

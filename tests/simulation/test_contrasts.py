@@ -11,7 +11,7 @@ import torch
 from shared_nets.simulation import Paint, Scene, acute, acute_contrast, build_scene, t1_contrast
 from shared_nets.simulation.acute import _misaligned
 from shared_nets.simulation.anatomy import CSF, GREY, WHITE
-from shared_nets.simulation.appearance import atrophied, blur, closed
+from shared_nets.simulation.appearance import atrophied, blur, closed, scanned
 from shared_nets.simulation.t1 import ENCLOSED_MM, _visible_lesion
 from tests.simulation import heads
 
@@ -187,6 +187,19 @@ def test_atrophy_turns_grey_matter_to_fluid_and_nothing_else() -> None:
         assert torch.equal(after[WHITE], tissues[WHITE])
         assert (after[GREY] <= tissues[GREY]).all()
         assert after.min() >= 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_thick_slice_is_as_noisy_as_a_thin_one(seed: int) -> None:
+    def noise(planes: int) -> float:
+        """Of the mean of the planes of a slice, from the differences of neighbours."""
+        made = scene(1)
+        coordinates = made.coordinates[:1].expand(planes, -1, -1, -1)
+        made = replace(made, coordinates=coordinates, planes_per_slice=planes)
+        image = scanned(np.random.default_rng(seed), made, torch.ones(planes, 64, 56), level=0.5).mean(0)
+        return image.diff(dim=-1).std().item()
+
+    assert noise(3) == pytest.approx(noise(1), rel=0.1)
 
 
 def test_blur_keeps_sums_and_has_its_width() -> None:

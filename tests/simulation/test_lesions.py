@@ -81,12 +81,12 @@ def test_ellipsoids_lie_at_their_centre_and_vary_in_size() -> None:
 
 def test_shapes_are_mirrored_half_the_time_and_stay_about_where_they_are() -> None:
     rng = np.random.default_rng(0)
-    shape = heads.ball(centre=(30.0, -20.0, 20.0))
+    shape = heads.ball(centre=(40.0, -60.0, 30.0))
     centres = np.array([place(rng, shape).points().mean(0) for _ in range(300)])
     assert 0.42 < (centres[:, 0] < 0).mean() < 0.58
-    np.testing.assert_allclose(np.abs(centres[:, 0]).mean(), 30, atol=2)
-    np.testing.assert_allclose(centres[:, 1:].mean(0), [-20, 20], atol=2)
-    assert (centres.std(0)[1:] < 8).all()
+    centres[:, 0] = np.abs(centres[:, 0])
+    np.testing.assert_allclose(centres.mean(0), [40, -60, 30], atol=2)
+    np.testing.assert_allclose(centres.std(0), 4, rtol=0.2)  # turned and scaled about themselves
 
 
 def test_points_of_a_placed_lesion_are_inside_it() -> None:
