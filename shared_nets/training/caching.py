@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from monai.data import CacheDataset, Dataset, PersistentDataset
+from monai.data.utils import pickle_hashing
 from tqdm import tqdm
+
+from shared_nets.data.datasets import as_list
 
 MEMORY_SHARE = 0.4
 """Of the machine's memory that prepared cases may take; the rest is for the network and everything else."""
@@ -22,7 +23,6 @@ def cached(
     transform: Callable[..., Any],
     cache_gb: float | None = None,
     cache_dir: str | Path | None = None,
-    settings: Any = None,
     quiet: bool = False,
 ) -> Dataset:
     """
@@ -30,12 +30,13 @@ def cached(
 
     Args:
         data: the cases.
-        transform: the preprocessing; what comes before its first random step is kept.
+        transform: the preprocessing; what comes before its first random step is kept, and must be picklable
+            for ``cache_dir``.
         cache_gb: memory that prepared cases may take, in GiB; by default two fifths of the machine's, divided
             among the processes of ``torchrun``.
         cache_dir: where they are kept on disk when they do not fit into memory, as plain tensors; None
-            prepares them anew each time then.
-        settings: what the preprocessing depends on; other settings have another folder in ``cache_dir``.
+            prepares them anew each time then. A case is also prepared anew when the preprocessing or one of
+            its files has changed.
         quiet: no progress bar.
 
     Returns:
@@ -48,8 +49,17 @@ def cached(
         return CasesInMemory(data, transform, num_workers=2, progress=not quiet)
     if cache_dir is None:
         return Dataset(data, transform)
-    name = hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest()[:16]
-    return PersistentDataset(data, transform, cache_dir=Path(cache_dir) / name)
+    return PersistentDataset(
+        data, transform, cache_dir=cache_dir, hash_func=_hash_with_files, hash_transform=pickle_hashing
+    )
+
+
+def _hash_with_files(case: dict[str, Any]) -> bytes:
+    """A hash of a case that is another one when one of its files was written anew."""
+    paths = [path for key in ("image", "label") for path in as_list(case.get(key))]
+    # One that is missing fails when it is loaded.
+    stats = [os.stat(path) for path in paths if isinstance(path, str) and os.path.exists(path)]
+    return pickle_hashing({**case, "files": [(stat.st_mtime_ns, stat.st_size) for stat in stats]})
 
 
 class CasesInMemory(CacheDataset):

@@ -53,10 +53,35 @@ def test_by_size(transform: Compose, tmp_path: Path, cache_gb: float, folder: bo
     assert Preparation.calls == 1 + (12 if kind is Dataset else 4)
 
 
-def test_other_settings_are_other_files(transform: Compose, tmp_path: Path) -> None:
-    for spacing in (1.0, 2.0, 1.0):
-        assert cached(DATA, transform, 0.0, tmp_path, [spacing], quiet=True)[0]
-    assert len(list(tmp_path.iterdir())) == 2
+class ReadAndScale(MapTransform):
+    """A case becomes the numbers of its file and of its mask's, times a factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__(("image", "label"))
+        self.factor = factor
+
+    def __call__(self, data: Any) -> dict[str, Any]:
+        return {key: torch.tensor([self.factor * float(Path(data[key]).read_text())]) for key in self.keys}
+
+
+def test_what_changed_is_prepared_anew(tmp_path: Path) -> None:
+    """Another preprocessing into the same folder, or a file edited in place, must not give old tensors."""
+    case = {"image": str(tmp_path / "scan"), "label": str(tmp_path / "mask")}
+    (tmp_path / "scan").write_text("3")
+    (tmp_path / "mask").write_text("1")
+
+    def prepared(factor: float) -> tuple[float, float]:
+        data = cached([case], Compose([ReadAndScale(factor)]), 0.0, tmp_path / "cache", quiet=True)
+        return data[0]["image"].item(), data[0]["label"].item()
+
+    assert prepared(1) == (3, 1)
+    assert prepared(2) == (6, 2)
+    (tmp_path / "mask").write_text("0.5")
+    assert prepared(2) == (6, 1)
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+    assert prepared(1) == (3, 0.5)
+    assert prepared(2) == (6, 1)
+    assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
 def test_a_case_that_cannot_be_prepared_is_told(transform: Compose) -> None:
