@@ -60,7 +60,8 @@ def find_cases(
         modalities: ``("T1w",)``, or ``("DWI", "FLAIR")``, for which the files of one case are grouped by
             name.
         fold: which fifth, or which value of the items' ``fold`` key, is validation; ``None`` is the data
-            list's ``validation`` section where there is one, and fold 0 otherwise.
+            list's ``validation`` section where it has cases, and fold 0 otherwise. Without ``fold`` keys
+            such a list has fold 0 alone: that section.
         seed: of the split made here when the source brings none.
         labelled: whether each case must name a ``label``; by default all but ``"test"`` must.
         participants: labels (one, or a list) of a BIDS dataset's participants; none is all.

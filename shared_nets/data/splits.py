@@ -133,7 +133,8 @@ def split_cases(pool: Mapping[str, list[Case]], section: Section, fold: int | No
     Args:
         pool: cases by section, ``training`` and, where the source has it, ``validation``.
         section: which is wanted.
-        fold: which fold validates; None for the first, or the list's own validation.
+        fold: which fold validates; None for the first, or the list's own validation. A list that has that
+            and no ``fold`` keys has fold 0 alone.
         seed: of the hold-out.
 
     Raises:
@@ -141,7 +142,11 @@ def split_cases(pool: Mapping[str, list[Case]], section: Section, fold: int | No
     """
     training = pool.get("training", [])
     has_folds = any("fold" in case for case in training)
-    if "validation" in pool and (fold is None or not has_folds):
+    if pool.get("validation") and (fold is None or not has_folds):
+        if fold:
+            raise UsageError(
+                f"There is no fold {fold}: the data list names its validation cases; leave the fold out."
+            )
         _tell_shared_subjects(training, pool["validation"])
         return pool.get(section, [])
     wanted = 0 if fold is None else fold

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared_nets.data import case_name, find_cases, modality_of, subject_of
+from shared_nets.data import case_name, find_cases, modality_of, read_folds, subject_of
 from shared_nets.errors import ScanNotFoundError, UsageError
 
 PAIR = ("DWI", "FLAIR")
@@ -445,6 +445,24 @@ def test_fold_keys(data_list: Any) -> None:
     assert names(find_cases(path, "validation")) == ["c0", "c3", "c6"]
     with pytest.raises(UsageError, match="fold 3: choose one of 0, 1, 2"):
         find_cases(path, "validation", fold=3)
+
+
+def test_a_validation_section_leaves_no_other_fold(data_list: Any) -> None:
+    path = data_list({"training": items(9), "validation": [{"image": "v.nii", "label": "m.nii"}]})
+    for fold in (None, 0):  # 0 is what cross-validation asks of it
+        assert names(find_cases(path, "validation", fold=fold)) == ["v"]
+    for section in ("training", "validation"):
+        with pytest.raises(UsageError, match="no fold 3: the data list names its validation cases"):
+            find_cases(path, section, fold=3)
+
+
+def test_an_empty_validation_section_is_none(data_list: Any) -> None:
+    """Else all would train and nothing validate, though five folds are told of."""
+    path = data_list({"training": items(10), "validation": []})
+    assert read_folds(path) == [0, 1, 2, 3, 4]
+    for fold in (None, 0, 3):
+        assert len(find_cases(path, "training", fold=fold)) == 8
+        assert len(find_cases(path, "validation", fold=fold)) == 2
 
 
 def test_cases_without_fold_always_train(data_list: Any) -> None:
