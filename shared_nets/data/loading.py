@@ -6,7 +6,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -38,7 +38,7 @@ from shared_nets.data.checks import (
 )
 from shared_nets.data.formats import Scan, as_nifti, is_other_format, scan_name
 from shared_nets.data.names import modality_of
-from shared_nets.errors import ScanMismatchError, UnreadableScanError, UsageError
+from shared_nets.errors import ScanMismatchError, StrokeSegError, UnreadableScanError, UsageError
 
 
 class Volume(NamedTuple):
@@ -99,6 +99,20 @@ class LoadScand(MapTransform):
             loaded[key] = self._load(loaded[key])
         return loaded
 
+    def shown(self, image: Any) -> list[bool]:
+        """
+        Which of two modalities a case's image has: by its names, or by the header of what may be a stack.
+
+        Args:
+            image: as in a case. Of one file that cannot be read, the first: its loading tells why.
+        """
+        first, second = self._files(image)
+        if first is None or not self._may_be_stack(image, first, second):
+            return [first is not None, second is not None]
+        with suppress(StrokeSegError), _open(first) as (nifti, _):
+            return [True, check_dimension(nifti.header, scan_name(first), (1, 2))[3] == 2]
+        return [True, False]
+
     def _load(self, image: Any) -> MetaTensor:
         first, second = self._files(image)
         if first is None:
@@ -108,9 +122,7 @@ class LoadScand(MapTransform):
             check_contrast(flair.path, self.modalities[1])
             return _to_tensor(flair._replace(array=np.concatenate([np.zeros_like(flair.array), flair.array])))
 
-        stacked = len(self.modalities) == 2 and second is None and not isinstance(image, (list, tuple))
-        says_nothing = not isinstance(first, str) or modality_of(first) is None
-        scan = read_scan(first, volumes=(1, 2) if stacked and says_nothing else (1,))
+        scan = read_scan(first, volumes=(1, 2) if self._may_be_stack(image, first, second) else (1,))
         if len(scan.array) == 1:
             check_contrast(scan.path, self.modalities[0])
         if len(scan.array) == len(self.modalities):
@@ -118,6 +130,11 @@ class LoadScand(MapTransform):
         return _to_tensor(
             scan._replace(array=np.concatenate([scan.array, self._second_channel(second, scan)]))
         )
+
+    def _may_be_stack(self, image: Any, first: Scan | None, second: Scan | None) -> bool:
+        """Whether one file or image stands for both modalities, and its name does not say which it shows."""
+        one = len(self.modalities) == 2 and second is None and not isinstance(image, (list, tuple))
+        return one and (not isinstance(first, str) or modality_of(first) is None)
 
     def _second_channel(self, second: Scan | None, scan: Volume) -> NDArray[np.float32]:
         """The second modality on the first one's grid; zeros if it is missing."""

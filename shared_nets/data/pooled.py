@@ -22,13 +22,13 @@ def pooled_cases(source: Any, modalities: Sequence[str] = ("DWI", "FLAIR"), **op
     Returns:
         Cases with ``channel``, the modality's number, and ``_DWI`` or ``_FLAIR`` at the end of their name.
     """
-    pooled = []
-    for case in find_cases(source, modalities=modalities, **options):
-        paths = case["image"] if isinstance(case["image"], (list, tuple)) else [case["image"]] * 2
-        for channel, (path, modality) in enumerate(zip(paths, modalities, strict=True)):
-            if path is not None:
-                pooled.append({**case, "channel": channel, "name": f"{case['name']}_{modality}"})
-    return pooled
+    shown = LoadScand(modalities=modalities).shown
+    return [
+        {**case, "channel": channel, "name": f"{case['name']}_{modality}"}
+        for case in find_cases(source, modalities=modalities, **options)
+        for channel, (modality, there) in enumerate(zip(modalities, shown(case["image"]), strict=True))
+        if there
+    ]
 
 
 class LoadOneChanneld(LoadScand):

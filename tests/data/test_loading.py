@@ -17,7 +17,15 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, CropForegroundd, Invertd, Orientationd, Spacingd
 from scipy.ndimage import map_coordinates
 
-from shared_nets.data import LoadMaskd, LoadScand, ScanWarning, head_mask, read_scan
+from shared_nets.data import (
+    LoadMaskd,
+    LoadOneChanneld,
+    LoadScand,
+    ScanWarning,
+    head_mask,
+    pooled_cases,
+    read_scan,
+)
 from shared_nets.errors import (
     MaskError,
     ScanGeometryError,
@@ -253,6 +261,29 @@ def test_a_sibling_may_bear_the_name_of_its_dwi(write_scan: Any, recwarn: pytest
     write_scan("flair/sub-01_dwi.nii.gz", voxels())
     load(str(write_scan("sub-01_dwi.nii.gz", voxels())), PAIR)
     assert not [one for one in recwarn if "taken for" in str(one.message)]
+
+
+def test_pooled_each_case_is_the_modalities_it_has(write_scan: Any, tmp_path: Path) -> None:
+    """A FLAIR that is not there must not become a sample of zeros with a lesion."""
+    files = {
+        name: str(write_scan(f"{name}.nii.gz", voxels()))
+        for name in ("a_dwi", "b_FLAIR", "c", "d", "e_dwi", "g_dwi", "g_FLAIR", "flair/d", "flair/e_dwi")
+    }
+    stack = str(write_scan("f.nii.gz", np.stack([voxels(), voxels()], -1)))
+    absent = str(tmp_path / "absent.nii.gz")
+    source = [
+        *({"image": files[name]} for name in ("a_dwi", "b_FLAIR", "c", "d", "e_dwi")),
+        *({"image": image} for image in (stack, absent, [files["g_dwi"], files["g_FLAIR"]])),
+    ]
+    cases = pooled_cases(source)
+    assert [case["name"] for case in cases] == [
+        "a_dwi_DWI", "b_FLAIR_FLAIR", "c_DWI", "d_DWI", "d_FLAIR", "e_dwi_DWI", "e_dwi_FLAIR",
+        "f_DWI", "f_FLAIR", "absent_DWI", "g_DWI", "g_FLAIR",
+    ]  # fmt: skip
+    load_one = LoadOneChanneld("image", modalities=PAIR)
+    for case in cases:
+        if case["name"] != "absent_DWI":
+            np.testing.assert_array_equal(load_one(case)["image"].numpy(), voxels()[None])
 
 
 def test_scans_that_do_not_overlap(write_scan: Any) -> None:
