@@ -90,7 +90,7 @@ def adapt_channels(state: Mapping[str, Tensor], network: nn.Module) -> tuple[dic
     Weights made for another number of input channels, spread evenly over the network's.
 
     Every new channel gets the mean of the old ones; kernels over all input channels are scaled, so that equal
-    channels give what the mean of the old ones gave.
+    channels give what the mean of the old ones gave. The head's channels are those of the output: left alone.
 
     Args:
         state: weights by name.
@@ -103,7 +103,7 @@ def adapt_channels(state: Mapping[str, Tensor], network: nn.Module) -> tuple[dic
     out, adapted = dict(state), []
     for key, wanted in network.state_dict().items():
         have = state.get(key)
-        if have is None or have.ndim != wanted.ndim or have.shape == wanted.shape:
+        if have is None or have.ndim != wanted.ndim or key.startswith("head."):
             continue
         axes = [d for d in range(have.ndim) if have.shape[d] != wanted.shape[d]]
         if len(axes) == 1 and wanted.shape[axes[0]] == channels:

@@ -95,6 +95,13 @@ class TestStart:
         assert f"spread evenly over {new}" in caplog.text
         assert str(tmp_path / "model.pt") in caplog.text
 
+    @pytest.mark.parametrize("old", [(2, 1), (1, 1)])
+    def test_other_outputs_are_another_network(self, tmp_path: Path, old: tuple[int, int]) -> None:
+        """Though as many as the network has input channels."""
+        torch.save(CNNRes(*old).state_dict(), tmp_path / "model.pt")
+        with pytest.raises(WeightsError, match=r"do not fit CNNRes \(head\.weight has shape"):
+            start_from(tmp_path / "model.pt", CNNRes(2, 2))
+
 
 class TestFreezing:
     def test_frozen_parts_do_not_move(self) -> None:
