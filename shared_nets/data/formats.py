@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.data import MetaTensor
 from monai.utils import OptionalImportError
 from nibabel.spatialimages import SpatialImage
@@ -34,6 +35,8 @@ _NRRD_FLIPS = {
     "left-posterior-superior": (-1, -1, 1),
     "lps": (-1, -1, 1),
 }
+# Types of tensors that NIfTI has not, or numpy neither.
+_NO_NIFTI_TYPES = (torch.float16, torch.bfloat16, torch.bool)
 # Slices of a series lie evenly if no gap differs by more than this part of it.
 _GAP_TOLERANCE = 0.05
 
@@ -99,7 +102,8 @@ def as_nifti(scan: Scan) -> nib.Nifti1Image | nib.Nifti2Image:
     if isinstance(scan, SpatialImage):
         return nib.Nifti1Image.from_image(scan)
     if isinstance(scan, MetaTensor):
-        array = scan.detach().cpu().numpy()
+        tensor = scan.detach().cpu()
+        array = (tensor.float() if tensor.dtype in _NO_NIFTI_TYPES else tensor).numpy()
         return _in_mm(np.moveaxis(array, 0, -1) if array.ndim == 4 else array, scan.affine.cpu().numpy())
     path = os.fspath(scan)
     if not os.path.exists(path):
@@ -129,7 +133,7 @@ def as_nifti(scan: Scan) -> nib.Nifti1Image | nib.Nifti2Image:
 
 
 def _in_mm(array: NDArray[Any], affine: NDArray[Any]) -> nib.Nifti1Image:
-    if array.dtype.kind in "iub" and array.dtype.itemsize > 4:
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 4:
         array = array.astype(np.float64)  # nibabel wants to be asked for 64-bit integers
     image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm")
