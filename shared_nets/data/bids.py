@@ -16,6 +16,9 @@ def is_bids(folder: Path) -> bool:
 
     Args:
         folder: a folder that is there.
+
+    Raises:
+        ScanNotFoundError: if it cannot be listed.
     """
     return any(_kind_folders(folder / subject) for subject in _entity_folders(folder, "sub"))
 
@@ -36,7 +39,8 @@ def scans_of_dataset(
         the files, in order.
 
     Raises:
-        ScanNotFoundError: if a participant or session that was asked for is not there.
+        ScanNotFoundError: if a participant or session that was asked for is not there, or a folder cannot be
+            listed.
     """
     subjects = [root / name for name in _wanted(root, "sub", participants, [root])]
     chosen = _wanted(root, "ses", sessions, subjects) if (sessions := list(sessions)) else None
@@ -44,7 +48,7 @@ def scans_of_dataset(
         path
         for subject in subjects
         for folder in _kind_folders(subject, chosen)
-        for path in sorted(folder.iterdir())
+        for path in list_folder(folder)
         if path.name.lower().endswith(tuple(suffixes)) and not path.name.startswith(".")
     ]
 
@@ -62,17 +66,34 @@ def dataset_root(path: str | os.PathLike[str]) -> Path | None:
     return None
 
 
+def list_folder(folder: Path) -> list[Path]:
+    """
+    What lies directly in a folder, in order.
+
+    Args:
+        folder: any path.
+
+    Raises:
+        ScanNotFoundError: if it cannot be listed.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise ScanNotFoundError(
+            f"{folder} cannot be listed ({error.strerror}): check its name and its permissions."
+        ) from error
+
+
 def _kind_folders(subject: Path, sessions: Sequence[str] | None = None) -> list[Path]:
     """A subject's folders ``anat`` and ``dwi``: its own and its sessions', or only those of some sessions."""
     own = [subject] if sessions is None else []
     places = own + [subject / s for s in _entity_folders(subject, "ses") if sessions is None or s in sessions]
-    return [place / kind for place in places for kind in ("anat", "dwi") if (place / kind).is_dir()]
+    return [place / kind for place in places for kind in ("anat", "dwi") if os.path.isdir(place / kind)]
 
 
 def _entity_folders(folder: Path, entity: str) -> list[str]:
-    return sorted(
-        p.name for p in folder.iterdir() if re.fullmatch(rf"{entity}-[a-zA-Z0-9+]+", p.name) and p.is_dir()
-    )
+    named = [p for p in list_folder(folder) if re.fullmatch(rf"{entity}-[a-zA-Z0-9+]+", p.name)]
+    return [p.name for p in named if os.path.isdir(p)]
 
 
 def _wanted(root: Path, entity: str, labels: Iterable[object], places: Sequence[Path]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared_nets.data.bids import is_bids, scans_of_dataset
+from shared_nets.data.bids import is_bids, list_folder, scans_of_dataset
 from shared_nets.data.formats import is_dicom_series
 from shared_nets.data.names import (
     CHANNEL,
@@ -170,26 +170,21 @@ def _labels(labels: Any) -> list[str]:
     return [str(label) for label in labels] if isinstance(labels, (list, tuple)) else [str(labels)]
 
 
-def _list_folder(folder: Path) -> list[Path]:
-    """The scans that lie directly in a folder: files, and folders that are a DICOM series."""
-    try:
-        found = sorted(folder.iterdir())
-    except OSError as error:
-        raise ScanNotFoundError(
-            f"{folder} cannot be listed ({error.strerror}): check its name and its permissions."
-        ) from error
+def _scans_in(folder: Path) -> list[Path]:
+    """What lies directly in a folder and is named as a scan file is."""
+    found = list_folder(folder)
     return [p for p in found if not p.name.startswith(".") and p.name.lower().endswith(SCAN_SUFFIXES)]
 
 
 def _search(folder: Path, seen: frozenset[str] = frozenset()) -> list[Path]:
     """The scans in a folder and all its subfolders, linked ones too; a DICOM series is its folder."""
     seen |= {os.path.realpath(folder)}  # a link to a folder above would go round for ever
-    scans = _list_folder(folder)
+    scans = _scans_in(folder)
     if is_dicom_series(folder):
         scans.append(folder)
-    for part in sorted(folder.iterdir()):
+    for part in list_folder(folder):
         # A folder named like a scan is a scan that fails, as it is when named alone.
-        if part in scans or part.name.startswith(".") or not part.is_dir():
+        if part in scans or part.name.startswith(".") or not os.path.isdir(part):
             continue
         if os.path.realpath(part) not in seen:
             scans += _search(part, seen)
@@ -253,7 +248,7 @@ def _read_tree(
         raise ScanNotFoundError(
             f"{tree} has no folder {images.name}, where its {section} scans are looked for."
         )
-    cases = _group(_of_modalities(images, _list_folder(images), modalities), modalities)
+    cases = _group(_of_modalities(images, _scans_in(images), modalities), modalities)
     if not os.path.isdir(labels):
         if labelled:
             raise ScanNotFoundError(
@@ -261,7 +256,7 @@ def _read_tree(
             )
         return {key: cases}
 
-    masks = {stem_of(p): str(p) for p in _list_folder(labels) if p.name.lower().endswith(NIFTI_SUFFIXES)}
+    masks = {stem_of(p): str(p) for p in _scans_in(labels) if p.name.lower().endswith(NIFTI_SUFFIXES)}
     for case in cases:
         # CASE.nii.gz, or the very name of the image.
         stem = stem_of(Path(first_path(case["image"])))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -625,6 +627,20 @@ def test_participants_and_sessions(dataset: Path, chosen: dict[str, Any], expect
 def test_participants_that_are_not_there(dataset: Path, chosen: dict[str, Any], words: str) -> None:
     with pytest.raises(ScanNotFoundError, match=words):
         find_cases(dataset, **chosen)
+
+
+@pytest.mark.parametrize("closed", ["", "sub-01", "sub-01/anat", "sub-02/ses-b/anat"])
+def test_a_folder_that_may_not_be_read(dataset: Path, monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
+    listed = Path.iterdir
+
+    def iterdir(folder: Path) -> Iterator[Path]:
+        if folder == dataset / closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    with pytest.raises(ScanNotFoundError, match=r"cannot be listed \(Permission denied\): check its name"):
+        find_cases(dataset)
 
 
 def test_participants_of_a_plain_folder(make: Any) -> None:
