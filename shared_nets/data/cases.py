@@ -100,11 +100,11 @@ def find_cases(
             item = one if isinstance(one, Mapping) else {"image": list(one)}
             part = {wanted[0]: [_read_item(item, Path.cwd(), "The given case", modalities, labelled)]}
         elif str(one).lower().endswith(".txt"):
-            pairs, named = _read_path_list(Path(str(one)).expanduser().absolute(), modalities, labelled)
+            pairs, named = _read_path_list(_absolute(one), modalities, labelled)
             part = {"test": pairs} if pairs else {}
             waiting.extendleft(reversed(named))
         else:
-            path = Path(str(one)).expanduser().absolute()
+            path = _absolute(one)
             if not labelled and _is_dataset(path):
                 part = {}
                 files = scans_of_dataset(path, SCAN_SUFFIXES, _labels(participants), _labels(sessions))
@@ -157,6 +157,11 @@ def _read_source(
     if any(os.path.isdir(path / name) for name in ("imagesTr", "imagesTs")):
         return _read_tree(path, section, modalities, labelled), []
     return {}, _of_modalities(path, _search(path), modalities)
+
+
+def _absolute(path: object, folder: Path | str = "") -> Path:
+    """A path as it is named, ``~`` included, from the root on."""
+    return Path(folder, os.path.expanduser(str(path))).absolute()
 
 
 def _is_dataset(path: Path) -> bool:
@@ -230,7 +235,7 @@ def _read_path_list(path: Path, modalities: tuple[str, ...], labelled: bool) -> 
             item = {"image": [word or None for word in words]}
             cases.append(_read_item(item, path.parent, f"{path}: line {number}", modalities, labelled))
             continue
-        named.append(Path(path.parent, Path(words[0]).expanduser()).absolute())
+        named.append(_absolute(words[0], path.parent))
         if named[-1].suffix.lower() == ".txt":
             raise UsageError(f"{path}: line {number} names another list; give scans and folders of them.")
     if not cases and not named:
@@ -336,7 +341,7 @@ def _read_item(item: Any, folder: Path, where: str, modalities: tuple[str, ...],
         if not item.get(key):
             raise UsageError(f"{where} has no '{key}': add the path.")
     image = item["image"] if isinstance(item["image"], (list, tuple)) else [item["image"]]
-    paths = [str(Path(folder, str(p)).absolute()) if p else None for p in image]
+    paths = [str(_absolute(p, folder)) if p else None for p in image]
     if len(paths) > len(modalities) or not any(paths):
         raise UsageError(
             f"{where} names {len(paths)} images where {_words(modalities)} is needed: give "
@@ -349,9 +354,7 @@ def _read_item(item: Any, folder: Path, where: str, modalities: tuple[str, ...],
         case["image"] = _channels_of(str(paths[0]), modalities)
     if item.get("label"):
         label = item["label"]
-        masks = [
-            str(Path(folder, str(p)).absolute()) for p in (label if isinstance(label, list) else [label])
-        ]
+        masks = [str(_absolute(p, folder)) for p in (label if isinstance(label, list) else [label])]
         case["label"] = masks if isinstance(label, list) else masks[0]
     first = first_path(case["image"])
     name = str(

@@ -662,6 +662,18 @@ def test_a_list_of_paths(make: Any, dataset: Path) -> None:
     assert pairs == [["d.nii", "f.nii"], ["more/x.nii.gz", None]]
 
 
+def test_the_home_folder_in_lists(make: Any, data_list: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make("home/d.nii", "home/f.nii", "home/m.nii", "~odd.nii")
+    monkeypatch.setenv("HOME", str(root / "home"))
+    (root / "pairs.txt").write_text("~/d.nii\t~/f.nii\n~odd.nii\n")
+    pairs = images(find_cases(root / "pairs.txt", modalities=PAIR), root)
+    assert pairs == [["home/d.nii", "home/f.nii"], "~odd.nii"]
+    item = {"image": ["~/d.nii", "~/f.nii"], "label": "~/m.nii"}
+    (case,) = find_cases(data_list({"training": [item]}), "training", PAIR)
+    assert images([case], root) == [["home/d.nii", "home/f.nii"]]
+    assert case["label"] == str(root / "home" / "m.nii")
+
+
 def test_a_bids_dataset_in_a_list_of_paths_is_one(make: Any, dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "scans.txt").write_text(f"{dataset}\n")
     assert find_cases(tmp_path / "scans.txt") == find_cases(dataset)
