@@ -74,7 +74,11 @@ def client(folder: Path, data: Path, output: Path, epochs: int, **settings: Any)
         "device": "cpu",
         # Rounds are short: no early stop, no schedule, which would wait for a run of their own.
         "validate#handlers": [],
-        "lr_every_batch": False,
+        "lr_scheduler": {
+            "_target_": "torch.optim.lr_scheduler.ConstantLR",
+            "optimizer": "@optimizer",
+            "factor": 1.0,
+        },
     }
     sampling = {"slices_per_scan": 6, "scans_per_batch": 2, "val_interval": 1000}
     algo = MonaiAlgo(

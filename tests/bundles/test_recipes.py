@@ -64,6 +64,33 @@ def test_xnet_learns_by_a_cosine_over_all_batches(bundles: Folders, trees: Folde
     assert 0 < rates[-1] < 0.002 / 100
 
 
+@pytest.mark.parametrize("name", ["xnet", "cnnres"])
+@pytest.mark.parametrize("kind", ["StepLR", "ReduceLROnPlateau"])
+def test_a_schedule_by_epochs_is_followed(
+    bundles: Folders, trees: Folders, tmp_path: Path, name: str, kind: str
+) -> None:
+    """Without validation too, unless the schedule goes by its Dice; what resuming needs has the step."""
+    schedule = {
+        "StepLR": {"step_size": 1, "gamma": 0.5},
+        "ReduceLROnPlateau": {"factor": 0.5, "patience": 0, "threshold": 2, "threshold_mode": "abs"},
+    }
+    validating: dict[str, Any] = {"validate#dataset#data": []} if kind == "StepLR" else {}
+    workflow = ConfigWorkflow(
+        config_file=config(bundles[name], "train"), workflow_type="train", bundle_root=str(bundles[name]),
+        dataset_dir=str(trees[name]), output_dir=str(tmp_path), quiet=True, max_epochs=2, slices_per_scan=1,
+        scans_per_batch=2, learning_rate=0.001, lr_every_batch=False, lr_scheduler={
+            "_target_": f"torch.optim.lr_scheduler.{kind}", "optimizer": "@optimizer", **schedule[kind],
+        }, **validating,
+    )  # fmt: skip
+    workflow.initialize()
+    workflow.parser.get_parsed_content("train#trainer").run()
+    steps = {"StepLR": 2, "ReduceLROnPlateau": 1}[kind]  # the first Dice is the best so far
+    rates = {group["lr"] for group in workflow.parser.get_parsed_content("optimizer").param_groups}
+    assert rates == {0.001 * 0.5**steps}
+    kept = torch.load(tmp_path / "models" / "last.ckpt", weights_only=True)
+    assert kept["lr_scheduler"]["last_epoch"] == 2
+
+
 def test_cnn_res_pools_dwi_and_flair_as_samples_of_one_channel(bundles: Folders, trees: Folders) -> None:
     workflow = paper(bundles, trees, "cnnres", slices_per_scan=2, window=[32, 32])
     data = workflow.parser.get_parsed_content("train#dataset#data")
