@@ -13,12 +13,15 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.transforms import Compose
+from torch import Tensor
 
 from shared_nets import __version__
 from shared_nets.data.bids import dataset_root
@@ -34,6 +37,8 @@ BIDS_VERSION = "1.10.0"
 _BIDS_IGNORE = "*.csv\n*.html\n*.png\nmanifest.json\nshards/\n"
 _LIBRARIES = ("torch", "monai", "nibabel", "numpy", "scipy", "connected-components-3d")
 _OTHER_FILES_OF = (".mhd", ".nhdr")  # headers whose voxels lie in a file beside them
+# Attributes of transforms and inferers: where and how many at a time; a random state.
+_CHANGES_NOTHING = ("device", "sw_device", "sw_batch_size", "R")
 
 Case = Mapping[str, Any]
 
@@ -64,7 +69,8 @@ class Records:
         writer: writes the results; says which files there must be.
         bundle_root: the bundle's folder.
         weights: the network's weights file.
-        settings: by name, the settings that change results.
+        settings: by name, the settings that change results; transforms and inferers as `described` tells
+            of them.
         overwrite: find nothing, so that all is made again.
     """
 
@@ -78,7 +84,8 @@ class Records:
     ) -> None:
         self.writer = writer
         self.output_dir = writer.output_dir
-        self.settings = json.loads(json.dumps(settings))  # as it comes back from a file: lists, no tuples
+        # As they come back from a file: lists, no tuples.
+        self.settings = json.loads(json.dumps(settings, default=described))
         self.overwrite = overwrite
         self.made_by = _made_by(Path(bundle_root), Path(weights))
 
@@ -201,6 +208,30 @@ def hash_scan(path: Path) -> str:
     except OSError as error:
         raise ScanNotFoundError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def described(thing: Any) -> str | list[str]:
+    """
+    What a transform or inferer is set to, on one line; of a chain of transforms, a line each.
+
+    Args:
+        thing: its attributes are told, and theirs, down to numbers and words; of a function its name. What
+            changes no result is left out.
+    """
+    return [_line(t) for t in thing.flatten().transforms] if isinstance(thing, Compose) else _line(thing)
+
+
+def _line(thing: Any) -> str:
+    if isinstance(thing, (list, tuple)):
+        return f"[{', '.join(map(_line, thing))}]"
+    if hasattr(thing, "__qualname__"):
+        return str(thing.__qualname__)
+    if isinstance(thing, Tensor):
+        return f"Tensor({list(thing.shape)}, mean {float(thing.float().mean()):.6g})"
+    if isinstance(thing, Enum) or not hasattr(thing, "__dict__"):
+        return repr(thing)
+    told = {key: value for key, value in vars(thing).items() if key[0] != "_" and key not in _CHANGES_NOTHING}
+    return f"{type(thing).__name__}({', '.join(f'{key}={_line(value)}' for key, value in told.items())})"
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

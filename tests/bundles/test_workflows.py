@@ -99,6 +99,23 @@ def test_mixed_precision_is_for_gpus_with_bfloat16(
             assert parser.get_parsed_content(f"{engine}#amp_kwargs") == {"dtype": torch.bfloat16}
 
 
+@both
+def test_a_record_has_the_preprocessing_in_use(bundles: Folders, name: str) -> None:
+    """That of a config laid over, or set on the command line, is another one."""
+    plain, changed, paper = ConfigParser(), ConfigParser(), ConfigParser()
+    for parser, overlays in ((plain, []), (changed, []), (paper, ["paper_inference"] * (name == "xnet"))):
+        parser.read_config([bundles[name] / "configs" / f"{file}.json" for file in ("inference", *overlays)])
+        parser["bundle_root"] = str(bundles[name])
+    changed["preprocessing#transforms#4#upper"] = 98.25
+    settings = [parser.get_parsed_content("records").settings for parser in (plain, changed, paper)]
+    assert [key for key in settings[0] if settings[0][key] != settings[1][key]] == ["preprocessing"]
+    assert "upper=98.25" in settings[1]["preprocessing"][4]
+    assert "roi_size" in settings[0]["inferer"]
+    if name == "xnet":  # nothing is resampled there
+        assert settings[2]["spacing"] is None
+        assert settings[2]["preprocessing"][2].startswith("SpatialCropd")
+
+
 # ---- data ----
 
 

@@ -15,10 +15,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from monai.transforms import Compose, CropForegroundd
 
-from shared_nets.data import find_cases
+from shared_nets.data import ScaleHeadIntensityd, cranium_mask, find_cases
 from shared_nets.errors import ScanNotFoundError
-from shared_nets.inference import Cohort, LesionWriter, Records
+from shared_nets.inference import Cohort, LesionWriter, Records, SliceWindowInferer
 from shared_nets.inference.outputs import LABELS_SUFFIX, MASK_SUFFIX, PICTURE_SUFFIX
 from shared_nets.inference.records import Result, hash_scan
 from shared_nets.inference.report import volume_bars
@@ -41,6 +42,7 @@ def run(tmp_path: Path) -> Run:
 
         output = tmp_path / "out"
         settings = {"threshold": changes.pop("threshold", 0.5), "window": (32, 32)}
+        settings |= {key: changes.pop(key) for key in ("preprocessing", "inferer") if key in changes}
         overwrite = changes.pop("overwrite", False)
         writer = LesionWriter(output, **{"save_probability": True, "save_picture": False} | changes)
         records = Records(writer, tmp_path, tmp_path / "model.pt", settings, overwrite)
@@ -100,6 +102,27 @@ def test_other_settings_weights_and_wishes_do_it_anew(run: Run, scans: list[dict
     assert run(scans, threshold=0.6) == []  # more than is wanted is there
     (tmp_path / "out" / f"b{MASK_SUFFIX}").unlink()
     assert run(scans, threshold=0.6) == ["b"]
+
+
+def test_other_preprocessing_does_it_anew(run: Run, scans: list[dict], tmp_path: Path) -> None:
+    """Whatever of it was changed, and by a config laid over another too; but not how it is computed."""
+
+    def using(upper: float = 99.5, overlap: float = 0.25, windows: int = 8) -> list[str]:
+        inferer = SliceWindowInferer((32, 32), windows, overlap)
+        crop = CropForegroundd("image", "image", select_fn=cranium_mask)
+        scale = ScaleHeadIntensityd("image", upper=upper)
+        return run(scans, preprocessing=Compose([crop, Compose([scale])]), inferer=inferer)
+
+    everything = ["a", "b", "c"]
+    assert using() == everything
+    assert using() == using(windows=2) == []
+    assert using(upper=99) == everything
+    assert using(upper=99, overlap=0.5) == everything
+    settings = json.loads((tmp_path / "out" / "a_label-lesion_mask.json").read_text())["Settings"]
+    crop, scale = settings["preprocessing"]
+    assert scale == "ScaleHeadIntensityd(keys=['image'], allow_missing_keys=False, lower=0.5, upper=99)"
+    assert "select_fn=cranium_mask" in crop
+    assert "overlap=0.5" in settings["inferer"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"GeneratedBy": 3}'])
