@@ -214,7 +214,7 @@ def seconds(net: nn.Module, x: torch.Tensor) -> float:
 def budget(experiment: Experiment, folds: Iterable[int]) -> dict[str, float]:
     """How long an experiment's folds were trained: ``epochs`` and ``slices`` a fold; how many ``folds``."""
     paths = [experiment.fold_folder(fold) / "trained.json" for fold in folds]
-    runs: list[dict[str, Any]] = [json.loads(path.read_text()) for path in paths]
+    runs: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return {
         "folds": len(runs),
         "epochs": max(run["epoch"] for run in runs),

@@ -26,7 +26,8 @@ def check_version(bundle_root: str | Path) -> None:
     metadata = Path(bundle_root, "configs", "metadata.json")
     if not metadata.is_file():
         return
-    wanted = json.loads(metadata.read_text()).get("required_packages_version", {}).get("shared_nets")
+    content = json.loads(metadata.read_text(encoding="utf-8"))
+    wanted = content.get("required_packages_version", {}).get("shared_nets")
     if wanted not in (None, shared_nets.__version__):
         raise UsageError(
             f"{Path(bundle_root).resolve()} is made for shared_nets {wanted}, but {shared_nets.__version__} "

@@ -222,7 +222,9 @@ def released_sha256(bundle_root: str | Path) -> dict[str, str]:
         bundle_root: the bundle's folder; ``weights_sha256`` of its metadata.json is read. Empty without it.
     """
     metadata = Path(bundle_root, "configs", "metadata.json")
-    return json.loads(metadata.read_text()).get("weights_sha256", {}) if metadata.is_file() else {}
+    if not metadata.is_file():
+        return {}
+    return json.loads(metadata.read_text(encoding="utf-8")).get("weights_sha256", {})
 
 
 def read_state(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
