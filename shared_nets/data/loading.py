@@ -120,16 +120,16 @@ class LoadScand(MapTransform):
                 raise UsageError("A case names no scan at all: give at least one of its modalities a path.")
             flair = read_scan(second)
             check_contrast(flair.path, self.modalities[1])
-            return _to_tensor(flair._replace(array=np.concatenate([np.zeros_like(flair.array), flair.array])))
+            both = np.concatenate([np.zeros_like(flair.array), flair.array])
+            return _to_tensor(both, flair.affine, flair.path)
 
         scan = read_scan(first, volumes=(1, 2) if self._may_be_stack(image, first, second) else (1,))
         if len(scan.array) == 1:
             check_contrast(scan.path, self.modalities[0])
         if len(scan.array) == len(self.modalities):
-            return _to_tensor(scan)
-        return _to_tensor(
-            scan._replace(array=np.concatenate([scan.array, self._second_channel(second, scan)]))
-        )
+            return _to_tensor(*scan)
+        both = np.concatenate([scan.array, self._second_channel(second, scan)])
+        return _to_tensor(both, scan.affine, scan.path)
 
     def _may_be_stack(self, image: Any, first: Scan | None, second: Scan | None) -> bool:
         """Whether one file or image stands for both modalities, and its name does not say which it shows."""
@@ -226,7 +226,7 @@ class LoadMaskd(MapTransform):
             )
             merged |= mask.array != 0
         # The scan's own affine: the masks' may differ by rounding.
-        return _to_tensor(Volume(merged, affine, paths[0]))  # type: ignore[arg-type]
+        return _to_tensor(merged, affine, paths[0])
 
 
 def read_scan(scan: Scan, volumes: Sequence[int] = (1,)) -> Volume:
@@ -373,13 +373,13 @@ def _read_voxels(image: Any, path: str, shape: tuple[int, int, int, int], stream
     return Volume(array, np.array(image.affine, dtype=np.float64), path)
 
 
-def _to_tensor(volume: Volume) -> MetaTensor:
-    """A MetaTensor with the meta that MONAI's readers give."""
+def _to_tensor(array: NDArray[Any], affine: NDArray[np.float64], path: str) -> MetaTensor:
+    """Voxels (channels, X, Y, Z) as a MetaTensor with the meta that MONAI's readers give."""
     meta = {
-        "filename_or_obj": volume.path,
-        MetaKeys.ORIGINAL_AFFINE.value: volume.affine.copy(),
-        MetaKeys.SPATIAL_SHAPE.value: np.asarray(volume.array.shape[1:]),
+        "filename_or_obj": path,
+        MetaKeys.ORIGINAL_AFFINE.value: affine.copy(),
+        MetaKeys.SPATIAL_SHAPE.value: np.asarray(array.shape[1:]),
         MetaKeys.SPACE.value: SpaceKeys.RAS,
         MetaKeys.ORIGINAL_CHANNEL_DIM.value: 0,
     }
-    return MetaTensor(torch.from_numpy(volume.array), affine=torch.from_numpy(volume.affine), meta=meta)
+    return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(affine), meta=meta)

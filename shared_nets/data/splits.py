@@ -98,6 +98,12 @@ def parts_of(subjects: Sequence[str], sizes: tuple[int, int, int], seed: int) ->
 
 def check_enough(subjects: int, folds: int) -> None:
     """
+    Refuse folds that cannot be made.
+
+    Args:
+        subjects: how many there are.
+        folds: how many are wanted.
+
     Raises:
         UsageError: if there are fewer subjects than folds, or fewer than two folds.
     """

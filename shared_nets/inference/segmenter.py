@@ -54,7 +54,7 @@ class LesionSegmenter:
         weights: another weights file.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; by default the GPU when there is one.
         backend: what computes the network, see :func:`~shared_nets.inference.for_inference`.
-        threshold: probability above which a voxel is lesion, 0–1.
+        threshold: probability from which on a voxel is lesion, 0–1.
         peak_threshold: lesions in which no voxel has at least this probability are dropped, 0–1.
         smallest_lesion_ml: lesions below this volume in mL are dropped.
         mirror: take the mean of each slice's logits and its left-right mirror image's.

@@ -170,14 +170,15 @@ def leaves_one_slice(scans: int, scans_per_batch: int, slices_per_scan: int) -> 
 
 def decay_kernels_only(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """
-    Parameter groups with L2 decay on convolution kernels, none on biases and batch norms.
+    Parameter groups with weight decay on convolution kernels, none on biases and batch norms.
 
     Both papers regularise kernels only: Keras' ``kernel_regularizer``.
 
     Args:
         network: its parameters are taken.
-        weight_decay: the coefficient, torch's convention: Keras' ``l2(c)`` adds ``c·w²`` to the loss, so
-            its gradient is that of ``weight_decay = 2c``.
+        weight_decay: the optimiser's. With Adam and SGD it is L2's: Keras' ``l2(c)`` adds ``c·w²`` to the
+            loss, so its gradient is that of ``weight_decay = 2c``. With AdamW it is decoupled: kernels
+            shrink by ``lr·weight_decay`` of themselves a step, whatever their gradients.
     """
     trained = [p for p in network.parameters() if p.requires_grad]
     kernels = [p for p in trained if p.ndim > 1]
