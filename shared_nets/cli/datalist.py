@@ -31,6 +31,7 @@ Check = Annotated[
     bool, typer.Option("--check/--no-check", help="Read every mask: leave out unusable ones, tell volumes.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 ModelOption = Annotated[Model, typer.Option(help="xnet reads T1; cnnres DWI and FLAIR.")]
 
 MODALITIES = {Model.xnet: ("T1w",), Model.cnnres: ("DWI", "FLAIR")}
@@ -39,19 +40,19 @@ MODALITIES = {Model.xnet: ("T1w",), Model.cnnres: ("DWI", "FLAIR")}
 @app.command()
 def atlas(
     folder: Folder, output: Output, folds: Folds = 5, split: Split = "shuffled", stratify: Stratify = None,
-    seed: Seed = 0, check: Check = True, quiet: Quiet = False,
+    seed: Seed = 0, check: Check = True, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """ATLAS R1.1 (normalised) or R2.0; the release is told by the files' names."""
-    _make("read_atlas", folder, {}, output, folds, split, stratify, seed, check, quiet)
+    _make("read_atlas", folder, {}, output, folds, split, stratify, seed, check, quiet, debug=debug)
 
 
 @app.command()
 def isles2022(
     folder: Folder, output: Output, folds: Folds = 5, split: Split = "shuffled", stratify: Stratify = None,
-    seed: Seed = 0, check: Check = True, quiet: Quiet = False,
+    seed: Seed = 0, check: Check = True, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """ISLES 2022: DWI with FLAIR, which stays on its own grid."""
-    _make("read_isles2022", folder, {}, output, folds, split, stratify, seed, check, quiet)
+    _make("read_isles2022", folder, {}, output, folds, split, stratify, seed, check, quiet, debug=debug)
 
 
 @app.command()
@@ -62,35 +63,39 @@ def spes(
     ] = None,
     label: Annotated[str, typer.Option(help="penumbra or core.")] = "penumbra",
     folds: Folds = 5, split: Split = "shuffled", stratify: Stratify = None,
-    seed: Seed = 0, check: Check = True, quiet: Quiet = False,
+    seed: Seed = 0, check: Check = True, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """SPES of ISLES 2015, with chosen channels and label."""
     options = {"channels": tuple(channel or ("DWI", "T2")), "label": label}
-    _make("read_spes", folder, options, output, folds, split, stratify, seed, check, quiet)
+    _make("read_spes", folder, options, output, folds, split, stratify, seed, check, quiet, debug=debug)
 
 
 @app.command()
 def bids(
     folder: Folder, output: Output, model: ModelOption, folds: Folds = 5, split: Split = "shuffled",
     stratify: Stratify = None, seed: Seed = 0, check: Check = True, quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:  # fmt: skip
     """A BIDS dataset with lesion masks in its derivatives."""
     options = {"modalities": MODALITIES[model]}
-    _make("read_bids", folder, options, output, folds, split, stratify, seed, check, quiet)
+    _make("read_bids", folder, options, output, folds, split, stratify, seed, check, quiet, debug=debug)
 
 
 @app.command("folder")
 def folder_(
     folder: Folder, output: Output, model: ModelOption, folds: Folds = 5, split: Split = "shuffled",
     stratify: Stratify = None, seed: Seed = 0, check: Check = True, quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:  # fmt: skip
     """A Decathlon or nnU-Net folder, its dataset.json, or scans with masks beside them."""
     options = {"modalities": MODALITIES[model]}
-    _make("read_folder", folder, options, output, folds, split, stratify, seed, check, quiet)
+    _make("read_folder", folder, options, output, folds, split, stratify, seed, check, quiet, debug=debug)
 
 
-def _make(reader: str, folder: Path, options: dict[str, Any], output: Path, *settings: Any) -> None:
-    tell_errors_in_words()
+def _make(
+    reader: str, folder: Path, options: dict[str, Any], output: Path, *settings: Any, debug: bool
+) -> None:
+    tell_errors_in_words(debug)
     from shared_nets.data import datasets
     from shared_nets.data.datalist import make_data_list, parse_sizes
 

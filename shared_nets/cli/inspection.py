@@ -14,6 +14,7 @@ def inspect(
     bundle: Annotated[
         Path, typer.Argument(help="The folder of a bundle, downloaded and unpacked, not yet run.")
     ],
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """
     List what a bundle would run, before it runs.
@@ -22,7 +23,7 @@ def inspect(
     MONAI's, PyTorch's and this package's components, as do all other lines marked so. Exit code 1 when there
     are any: read them first.
     """
-    tell_errors_in_words()
+    tell_errors_in_words(debug)
     from shared_nets.inspection import inspect_bundle
 
     findings = inspect_bundle(bundle)

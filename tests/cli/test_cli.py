@@ -533,3 +533,10 @@ def test_nothing_to_restore_or_import(bundles: Folders, tmp_path: Path) -> None:
     assert len(done.err.splitlines()) == 1
     assert "Traceback" in strokeseg("import-keras", "--debug", tmp_path / "a.h5", tmp_path / "model.pt").err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_of_commands_that_read_only(tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    for words in (["inspect", absent], ["datalist", "atlas", absent, "--output", tmp_path / "a.json"]):
+        assert "Traceback" not in strokeseg(*words).err
+        assert "Traceback" in strokeseg(*words, "--debug").err
