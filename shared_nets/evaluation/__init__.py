@@ -1,6 +1,6 @@
 """Per-volume and lesion-wise metrics on the scan's own grid, and their tables."""
 
-from shared_nets.evaluation.metrics import METRICS, Lesion, case_metrics, reference_lesions
+from shared_nets.evaluation.metrics import METRICS, ReferenceLesion, case_metrics, reference_lesions
 from shared_nets.evaluation.tables import (
     LESION_SIZES_ML,
     measure_case,
@@ -14,7 +14,7 @@ from shared_nets.evaluation.tables import (
 __all__ = [
     "LESION_SIZES_ML",
     "METRICS",
-    "Lesion",
+    "ReferenceLesion",
     "case_metrics",
     "measure_case",
     "measure_slices",

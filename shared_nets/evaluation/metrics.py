@@ -9,7 +9,7 @@ and a scan without lesion counts. Only the Hausdorff distance is undefined, NaN,
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cc3d
 import numpy as np
@@ -19,6 +19,7 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import ArrayLike, NDArray
 
 from shared_nets.affine import voxel_ml
+from shared_nets.arrays import as_array
 from shared_nets.errors import MaskError, ScanGeometryError, ScanMismatchError
 
 METRICS = (
@@ -45,8 +46,8 @@ UNDEFINED_WHEN_EMPTY = ("hd95_mm",)
 BoolArray = NDArray[np.bool_]
 
 
-class Lesion(NamedTuple):
-    """One connected component (26-neighbourhood) of a mask."""
+class ReferenceLesion(NamedTuple):
+    """One connected component (26-neighbourhood) of a mask that is compared with another."""
 
     volume_ml: float
     """Volume in mL."""
@@ -127,7 +128,7 @@ def case_metrics(
 
 def reference_lesions(
     pred: ArrayLike, label: ArrayLike, affine: ArrayLike, name: str = "mask"
-) -> list[Lesion]:
+) -> list[ReferenceLesion]:
     """
     The reference's lesions with their volumes, and whether each was found: largest first.
 
@@ -138,7 +139,8 @@ def reference_lesions(
         name: what to call the case in error messages.
 
     Returns:
-        One `Lesion` for each connected component of the reference; ``overlaps`` tells that it was found.
+        One `ReferenceLesion` for each connected component of the reference; ``overlaps`` tells that it was
+        found.
 
     Raises:
         MaskError, ScanMismatchError, ScanGeometryError: as `case_metrics`.
@@ -154,7 +156,7 @@ def ratio(part: int, whole: int, both_empty: bool) -> float:
     return part / whole if whole else 0.0
 
 
-def lesions(mask: BoolArray, other: BoolArray, ml: float) -> list[Lesion]:
+def lesions(mask: BoolArray, other: BoolArray, ml: float) -> list[ReferenceLesion]:
     """
     The connected components of one mask, and which of them touch another.
 
@@ -164,12 +166,12 @@ def lesions(mask: BoolArray, other: BoolArray, ml: float) -> list[Lesion]:
         ml: volume of a voxel in mL.
 
     Returns:
-        One `Lesion` for each component of ``mask``, in no particular order.
+        One `ReferenceLesion` for each component of ``mask``, in no particular order.
     """
     components, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
     sizes = np.bincount(components.ravel(), minlength=count + 1)[1:]
     shared = np.bincount(components[other], minlength=count + 1)[1:]
-    return [Lesion(float(size * ml), bool(hit)) for size, hit in zip(sizes, shared > 0, strict=True)]
+    return [ReferenceLesion(float(size * ml), bool(hit)) for size, hit in zip(sizes, shared > 0, strict=True)]
 
 
 def hausdorff95_mm(pred: BoolArray, label: BoolArray, affine: NDArray[np.float64]) -> float:
@@ -237,11 +239,6 @@ def as_mask(values: ArrayLike, what: str) -> BoolArray:
     if (odd := array[~mask & (array != 0)]).size:
         raise MaskError(f"{what} is not binary (it holds {odd[0]:g}); save it with 0 and 1 only.")
     return mask
-
-
-def as_array(values: Any) -> NDArray[Any]:
-    """An array of a tensor on any device, or of anything else that NumPy reads."""
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
 def size_text(mask: BoolArray) -> str:

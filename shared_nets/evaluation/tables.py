@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from shared_nets.arrays import as_array
 from shared_nets.errors import ScanMismatchError, ScanNotFoundError, UsageError
 from shared_nets.evaluation.metrics import (
     METRICS,
     UNDEFINED_WHEN_EMPTY,
-    as_array,
     case_metrics,
     reference_lesions,
 )

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from numpy.typing import ArrayLike, NDArray
 
 from shared_nets.affine import voxel_ml
+from shared_nets.arrays import as_array
 
 # A lesion is on both sides when more than this share of its volume lies on the smaller side: our
 # choice, so that a few voxels across the midline do not turn a one-sided stroke into a bilateral one.
@@ -142,7 +143,7 @@ def measure_lesions(
     lesion = _as_volume(mask) != 0
     box = lesion_box(lesion)
     labels = _labels(lesion[box])
-    matrix = _as_numpy(affine).astype(np.float64)
+    matrix = as_array(affine).astype(np.float64)
     ml = voxel_ml(matrix)
     places = np.argwhere(labels) + [side.start for side in box]
     world = places @ matrix[:3, :3].T + matrix[:3, 3]
@@ -201,14 +202,14 @@ def head_midline(image: torch.Tensor, affine: ArrayLike | None = None, backgroun
         if not isinstance(image, MetaTensor):
             raise ValueError("head_midline needs an affine when the image is not a MetaTensor.")
         affine = image.affine
-    head = (_as_numpy(image) > background).any(axis=0)
+    head = (as_array(image) > background).any(axis=0)
     if not head.any():
         head = np.ones_like(head)
     # The mean of a mask along each axis, from its counts: no list of millions of coordinates.
     axes = range(3)
     counts = [head.sum(axis=tuple(other for other in axes if other != axis)) for axis in axes]
     centre = [float(np.average(np.arange(len(count)), weights=count)) for count in counts]
-    return float(_as_numpy(affine)[0] @ np.array([*centre, 1.0]))
+    return float(as_array(affine)[0] @ np.array([*centre, 1.0]))
 
 
 def _centroid(world: NDArray[np.float64]) -> dict[str, float]:
@@ -231,13 +232,9 @@ def _side(left: float, right: float) -> str:
     return "left" if left > right else "right"
 
 
-def _as_numpy(array: Any) -> NDArray[Any]:
-    return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
-
-
 def _as_volume(array: ArrayLike) -> NDArray[Any]:
     """The 3-D array of (X, Y, Z) or (1, X, Y, Z)."""
-    volume = _as_numpy(array)
+    volume = as_array(array)
     if volume.ndim == 4 and volume.shape[0] == 1:
         volume = volume[0]
     if volume.ndim != 3:
