@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -61,6 +62,23 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """
     with written_whole(path) as part:
         part.write_bytes(content)
+
+
+def sha256(path: str | Path) -> str:
+    """
+    The SHA-256 of a file in lower-case hexadecimal, read piece by piece.
+
+    Args:
+        path: any file.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    found = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(2**20):
+            found.update(block)
+    return found.hexdigest()
 
 
 @contextmanager

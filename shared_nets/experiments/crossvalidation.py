@@ -17,10 +17,10 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from shared_nets.data import read_folds
 from shared_nets.errors import UsageError, WeightsError
-from shared_nets.files import write_bytes
+from shared_nets.files import sha256, write_bytes
 from shared_nets.inference.cohort import SUMMARY
 from shared_nets.release.weights import save_weights
-from shared_nets.training.record import environment, file_digest
+from shared_nets.training.record import environment
 
 OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "resume", "weights", "evaluate_on"}
 """Values that an experiment sets itself, beside those in its ``silent``."""
@@ -110,8 +110,8 @@ class Experiment:
         settings = {
             "bundle": self.bundle.name,
             "data": str(self.data.resolve()),
-            "data_sha256": file_digest(self.data) if self.data.is_file() else None,
-            "recipes": {path.name: file_digest(path) for path in self.recipes},
+            "data_sha256": sha256(self.data) if self.data.is_file() else None,
+            "recipes": {path.name: sha256(path) for path in self.recipes},
             "settings": dict(self.settings),
             "weights": self.weights,
         }

@@ -23,10 +23,9 @@ import numpy as np
 from monai.transforms import Compose
 from torch import Tensor
 
-from shared_nets import __version__
+from shared_nets import __version__, files
 from shared_nets.data.bids import dataset_root
 from shared_nets.errors import ScanNotFoundError
-from shared_nets.files import write_bytes
 from shared_nets.inference.outputs import MASK_SUFFIX, LesionWriter, result_path
 from shared_nets.release import sha256
 
@@ -171,7 +170,7 @@ class Records:
             "DatasetLinks": {"raw": next(iter(roots)).as_uri()},
         }
         write_json(self.output_dir / DESCRIPTION, description)
-        write_bytes(self.output_dir / ".bidsignore", _BIDS_IGNORE.encode())
+        files.write_bytes(self.output_dir / ".bidsignore", _BIDS_IGNORE.encode())
 
     def _path(self, case: Case) -> Path:
         return _sidecar(result_path(self.output_dir, case, MASK_SUFFIX))
@@ -199,12 +198,12 @@ def hash_scan(path: Path) -> str:
     """
     try:
         if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+            parts = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
         elif path.suffix.lower() in _OTHER_FILES_OF:
-            files = sorted(p for p in path.parent.iterdir() if p.name.startswith(f"{path.stem}."))
+            parts = sorted(p for p in path.parent.iterdir() if p.name.startswith(f"{path.stem}."))
         else:
-            files = [path]
-        digests = [_digest(p) for p in files]
+            parts = [path]
+        digests = [files.sha256(p) for p in parts]
     except OSError as error:
         raise ScanNotFoundError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -246,7 +245,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
         OutputError: if it cannot be written.
     """
     text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
+    files.write_bytes(path, f"{text}\n".encode())
 
 
 def plain(value: Any) -> Any:
@@ -267,17 +266,9 @@ def _made_by(bundle_root: Path, weights: Path) -> dict[str, Any]:
         "Name": metadata.get("name", bundle_root.name),
         "Version": metadata.get("version", "n/a"),
         "WeightsSHA256": sha256(weights),
-        "ConfigSHA256": _digest(config) if config.is_file() else "n/a",
+        "ConfigSHA256": files.sha256(config) if config.is_file() else "n/a",
         "CodeVersion": __version__,
     }
-
-
-def _digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(2**20):
-            found.update(block)
-    return found.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

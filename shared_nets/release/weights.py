@@ -15,6 +15,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from shared_nets import files
 from shared_nets.errors import WeightsError
 from shared_nets.files import write_bytes, written_whole
 from shared_nets.networks import CNNRes, XNet
@@ -190,7 +192,8 @@ def sha256(path: str | Path) -> str:
     Raises:
         WeightsError: if it cannot be read.
     """
-    return hashlib.sha256(read_bytes(Path(path))).hexdigest()
+    with reading(path):
+        return files.sha256(path)
 
 
 def restore_shipped(bundle_root: str | Path) -> Path:
@@ -230,7 +233,8 @@ def released_sha256(bundle_root: str | Path) -> dict[str, str]:
 def read_state(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
     """The state dict of a file in the file's own precision; arguments and errors as `load_weights`."""
     path = Path(path)
-    data = read_bytes(path)
+    with reading(path):
+        data = path.read_bytes()
     # What is checked is what is loaded: the file is read once.
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256.strip().lower():
         raise WeightsError(
@@ -239,10 +243,11 @@ def read_state(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]
     return read_safetensors(data, path) if path.suffix == ".safetensors" else read_torch(data, path)
 
 
-def read_bytes(path: Path) -> bytes:
-    """All bytes of a weight file, or a `WeightsError` that says why there are none."""
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """What is read of a weight file in here, or a `WeightsError` that says why it cannot be."""
     try:
-        return path.read_bytes()
+        yield
     except FileNotFoundError as error:
         raise WeightsError(
             f"{path} is missing; download the bundle's weights or give the path of others."
