@@ -7,6 +7,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from shared_nets.networks.checks import check_input, he_normal_
+from shared_nets.networks.convolutions import conv_norm_relu, conv_relu
 from shared_nets.networks.upsampling import UpJoin
 
 WIDTHS = (32, 64, 128, 256, 512)
@@ -113,23 +114,3 @@ class ResidualUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, channels, H, W)`` to the same shape."""
         return x + self.unit(x)
-
-
-def conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3×3 convolution → BN → ReLU, ``(N, in, H, W)`` to ``(N, out, H, W)``."""
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
-            norm=nn.BatchNorm2d(out_channels),
-            relu=nn.ReLU(inplace=True),
-        )
-    )
-
-
-def conv_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3×3 convolution → ReLU, ``(N, in, H, W)`` to ``(N, out, H, W)``."""
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1), relu=nn.ReLU(inplace=True)
-        )
-    )

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from shared_nets.networks.checks import check_input, he_normal_
+from shared_nets.networks.convolutions import conv_relu
 from shared_nets.networks.fsm import FeatureSimilarityModule
 from shared_nets.networks.xblock import batch_norm
-
-# Ronneberger et al. 2015, figure 1; X-Net has the same.
-WIDTHS = (64, 128, 256, 512, 1024)
+from shared_nets.networks.xnet import WIDTHS
 
 
 class UNet(nn.Module):
@@ -186,15 +185,6 @@ class ResidualUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to ``(N, out_channels, H / stride, W / stride)``."""
         return self.unit(x) + self.shortcut(x)
-
-
-def conv_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3×3 convolution → ReLU, ``(N, in, H, W)`` to ``(N, out, H, W)``."""
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1), relu=nn.ReLU(inplace=True)
-        )
-    )
 
 
 def double_conv(in_channels: int, out_channels: int) -> nn.Sequential:

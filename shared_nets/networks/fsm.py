@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shared_nets.errors import UsageError
+from shared_nets.networks.convolutions import conv_norm_relu
 from shared_nets.networks.xblock import batch_norm
 
 SIMILARITIES = ("dot", "softmax")
@@ -54,14 +53,14 @@ class FeatureSimilarityModule(nn.Module):
         self.similarity = similarity
         embedding = inner // 2 if similarity == "dot" else inner
 
-        self.reduce = conv_norm_relu(channels, inner)
+        self.reduce = conv_norm_relu(channels, inner, batch_norm)
         self.alpha = nn.Conv2d(inner, embedding, kernel_size=1, bias=False)
         self.beta = nn.Conv2d(inner, embedding, kernel_size=1, bias=False)
         self.value = nn.Conv2d(inner, embedding, kernel_size=1, bias=False)
         self.project = (
             nn.Conv2d(embedding, inner, kernel_size=1, bias=False) if similarity == "dot" else nn.Identity()
         )
-        self.expand = conv_norm_relu(inner, channels)
+        self.expand = conv_norm_relu(inner, channels, batch_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """
@@ -93,14 +92,3 @@ def softmax_gather(alpha: Tensor, beta: Tensor, value: Tensor) -> Tensor:
     # A head axis, equal widths and contiguous positions: what the kernels with linear memory ask for.
     query, key, val = (t.transpose(1, 2).unsqueeze(1).contiguous() for t in (alpha, beta, value))
     return F.scaled_dot_product_attention(query, key, val, scale=1.0).squeeze(1).transpose(1, 2)
-
-
-def conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
-    """3×3 convolution → BN → ReLU, ``(N, in, H, W)`` to ``(N, out, H, W)``."""
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
-            norm=batch_norm(out_channels),
-            relu=nn.ReLU(inplace=True),
-        )
-    )

@@ -12,6 +12,7 @@ from shared_nets.networks.fsm import FeatureSimilarityModule
 from shared_nets.networks.upsampling import UpConv
 from shared_nets.networks.xblock import XBlock, batch_norm
 
+# Those of U-Net (Ronneberger et al. 2015, figure 1), and of the comparators.
 WIDTHS = (64, 128, 256, 512, 1024)
 
 

@@ -1,0 +1,30 @@
+"""Convolutions with what follows them, as several of the networks have them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from torch import nn
+
+
+def conv_norm_relu(
+    in_channels: int, out_channels: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d
+) -> nn.Sequential:
+    """3×3 convolution → ``norm`` of its channels → ReLU, ``(N, in, H, W)`` to ``(N, out, H, W)``."""
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
+            norm=norm(out_channels),
+            relu=nn.ReLU(inplace=True),
+        )
+    )
+
+
+def conv_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    """3×3 convolution → ReLU, ``(N, in, H, W)`` to ``(N, out, H, W)``."""
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1), relu=nn.ReLU(inplace=True)
+        )
+    )
