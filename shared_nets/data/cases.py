@@ -26,7 +26,7 @@ from shared_nets.data.names import (
     patient_key,
     stem_of,
 )
-from shared_nets.data.splits import Section, split_cases
+from shared_nets.data.splits import Section, read_fold, split_cases
 from shared_nets.errors import ScanNotFoundError, UsageError, few
 
 # Auto3DSeg's data lists say "testing".
@@ -98,7 +98,8 @@ def find_cases(
         one = waiting.popleft()
         if isinstance(one, (Mapping, list, tuple)):
             item = one if isinstance(one, Mapping) else {"image": list(one)}
-            part = {wanted[0]: [_read_item(item, Path.cwd(), "The given case", modalities, labelled)]}
+            trains = wanted[0] == "training"
+            part = {wanted[0]: [_read_item(item, Path.cwd(), "The given case", modalities, labelled, trains)]}
         elif str(one).lower().endswith(".txt"):
             pairs, named = _read_path_list(_absolute(one), modalities, labelled)
             part = {"test": pairs} if pairs else {}
@@ -326,14 +327,16 @@ def _read_data_list(
                 raise UsageError(f"{path}: '{key}' must be a list of cases, not {content[key]!r:.40}.")
             where = f"{path}: item {{}} of '{key}'"
             cases.setdefault(name, []).extend(
-                _read_item(item, path.parent, where.format(i), modalities, labelled)
+                _read_item(item, path.parent, where.format(i), modalities, labelled, name == "training")
                 for i, item in enumerate(content[key], 1)
             )
     return cases
 
 
-def _read_item(item: Any, folder: Path, where: str, modalities: tuple[str, ...], labelled: bool) -> Case:
-    """One item of a data list, with its paths made absolute."""
+def _read_item(
+    item: Any, folder: Path, where: str, modalities: tuple[str, ...], labelled: bool, trains: bool = False
+) -> Case:
+    """One item of a data list, with its paths made absolute, and its fold a number where that is used."""
     item = {"image": item} if isinstance(item, str) else item
     if not isinstance(item, Mapping):
         raise UsageError(f"{where} must be a dictionary with 'image', or a path, not {item!r:.40}.")
@@ -348,6 +351,8 @@ def _read_item(item: Any, folder: Path, where: str, modalities: tuple[str, ...],
             + ("one path." if len(modalities) == 1 else "[DWI, FLAIR], with null for one that is missing.")
         )
     case: Case = dict(item)
+    if trains and "fold" in item:
+        case["fold"] = read_fold(item, where)
     if len(modalities) > 1 and isinstance(item["image"], (list, tuple)):
         case["image"] = paths + [None] * (len(modalities) - len(paths))
     else:

@@ -17,7 +17,7 @@ from shared_nets.affine import voxel_ml
 from shared_nets.data.checks import check_same_grid
 from shared_nets.data.datasets import Found, Item, as_list
 from shared_nets.data.loading import read_mask
-from shared_nets.data.splits import FOLDS, folds_of, parts_of, unshuffled_folds
+from shared_nets.data.splits import FOLDS, folds_of, parts_of, read_fold, unshuffled_folds
 from shared_nets.errors import ScanNotFoundError, StrokeSegError, UnreadableScanError, UsageError
 from shared_nets.files import write_bytes
 
@@ -214,14 +214,21 @@ def read_folds(data: Path) -> list[int]:
     Returns:
         Those that a data list names; 0 alone where it has a ``validation`` section instead; else 0 to 4:
         `find_cases` then splits in five.
+
+    Raises:
+        UsageError: if an item's fold is no whole number.
     """
     try:
         content = json.loads(data.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return list(range(FOLDS))
     sections = content if isinstance(content, dict) else {"training": content}
-    items = sections.get("training") or []
-    folds = {item["fold"] for item in items if isinstance(item, dict) and "fold" in item}
+    items = sections.get("training")
+    folds = {
+        read_fold(item, f"{data}: item {number} of 'training'")
+        for number, item in enumerate(items if isinstance(items, list) else [], 1)
+        if isinstance(item, dict) and "fold" in item
+    }
     if not folds and sections.get("validation"):
         return [0]
     return sorted(folds) or list(range(FOLDS))

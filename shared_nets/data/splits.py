@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from shared_nets.data.names import Case, subject_of
 from shared_nets.errors import UsageError, few
@@ -132,6 +132,25 @@ def held_out(subjects: Sequence[str], fold: int, seed: int) -> set[str]:
     return set(order[fold::folds]) if folds > 1 else set()
 
 
+def read_fold(item: Mapping[str, Any], where: str) -> int:
+    """
+    The fold of a data list's item.
+
+    Args:
+        item: with ``fold``: a whole number, or its digits as text.
+        where: the item's place, for the message.
+
+    Raises:
+        UsageError: if it is anything else.
+    """
+    fold = item["fold"]
+    if isinstance(fold, str) and fold.isdecimal():
+        return int(fold)
+    if not isinstance(fold, int) or isinstance(fold, bool):
+        raise UsageError(f"{where} has the fold {fold!r:.40}: give a whole number, or leave 'fold' out.")
+    return fold
+
+
 def split_cases(pool: Mapping[str, list[Case]], section: Section, fold: int | None, seed: int) -> list[Case]:
     """
     Training or validation: by ``fold`` keys, by the list's own sections, or by a hold-out of subjects.
@@ -157,10 +176,10 @@ def split_cases(pool: Mapping[str, list[Case]], section: Section, fold: int | No
         return pool.get(section, [])
     wanted = 0 if fold is None else fold
     if has_folds:
-        folds = sorted({str(case["fold"]) for case in training if "fold" in case})
-        if str(wanted) not in folds:
+        folds = sorted({case["fold"] for case in training if "fold" in case})
+        if str(wanted) not in map(str, folds):
             raise UsageError(
-                f"No case of the data list is in fold {wanted}: choose one of {', '.join(folds)}."
+                f"No case of the data list is in fold {wanted}: choose one of {', '.join(map(str, folds))}."
             )
         held = [str(case.get("fold")) == str(wanted) for case in training]
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,37 @@ def test_folds_to_go_through(tmp_path: Path) -> None:
         path.write_text(json.dumps(content))
         assert read_folds(path) == folds
     assert read_folds(tmp_path) == [0, 1, 2, 3, 4]
+    path.write_text('{"training": 5}')
+    assert read_folds(path) == [0, 1, 2, 3, 4]  # finding the cases tells what is wrong
+
+
+def test_folds_may_be_numbers_as_text(tmp_path: Path) -> None:
+    items = [
+        {"image": f"{n}.nii.gz", "label": "m.nii.gz", "fold": fold} for n, fold in enumerate([0, "1", 10])
+    ]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"training": items}))
+    assert read_folds(path) == [0, 1, 10]
+    for source in (str(path), items):
+        assert [case["name"] for case in find_cases(source, "validation", fold=1)] == ["1"]
+        with pytest.raises(UsageError, match="choose one of 0, 1, 10"):
+            find_cases(source, "training", fold=2)
+
+
+@pytest.mark.parametrize("fold", [None, [0], {"a": 1}, True, 0.5, "first", "-"])
+def test_folds_that_are_no_numbers_are_told_with_their_item(tmp_path: Path, fold: Any) -> None:
+    items = [{"image": f"{n}.nii.gz", "label": "m.nii.gz", "fold": one} for n, one in enumerate([0, fold])]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps({"training": items, "test": items}))
+    for read in (
+        read_folds,
+        partial(find_cases, section="training"),
+        partial(find_cases, section="validation"),
+    ):
+        with pytest.raises(UsageError, match="item 2 of 'training' has the fold") as error:
+            read(path)
+        assert repr(fold) in str(error.value)
+    assert len(find_cases(path, "test")) == 2  # where folds are not used, whatever stands there is let be
 
 
 def bad_values(folder: Path) -> str:
