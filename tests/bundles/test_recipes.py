@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from tests.bundles.test_workflows import config
 
@@ -42,6 +43,24 @@ def test_xnet_draws_every_slice_alike_and_leaves_it_as_it_is(bundles: Folders, t
     assert (scheduler.factor, scheduler.patience, scheduler.threshold) == (0.2, 3, 1e-3)
     assert parser.get_parsed_content("early_stop_patience") == 5
     assert parser.get_parsed_content("max_epochs") == 100
+
+
+@pytest.mark.parametrize("order", [("paper_train", "multi_gpu_train"), ("multi_gpu_train", "paper_train")])
+def test_gpus_share_the_papers_epoch(bundles: Folders, trees: Folders, order: tuple[str, str]) -> None:
+    """Every scan is drawn as often as it has slices, by whichever GPU, whichever recipe is laid on top."""
+    files = [bundles["xnet"] / "configs" / f"{name}.json" for name in ("train", *order)]
+    drawn: Counter[int] = Counter()
+    for rank in (0, 1):
+        parser = ConfigParser(ConfigParser.load_config_files([str(file) for file in files]))
+        parser.update({
+            "dataset_dir": str(trees["xnet"]), "cache_gb": 0, "train#dataset#cache_dir": None, "quiet": True,
+            "train#sampler#num_replicas": 2, "train#sampler#rank": rank,
+        })  # fmt: skip
+        loader = parser.get_parsed_content("train#dataloader")
+        scans = len(parser.get_parsed_content("train#dataset"))
+        assert len(loader) == -(-189 * scans // 2 // 8)
+        drawn.update(index % scans for index in loader.sampler)
+    assert set(drawn.values()) == {189}
 
 
 def test_xnet_learns_by_a_cosine_over_all_batches(bundles: Folders, trees: Folders) -> None:
