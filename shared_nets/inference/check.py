@@ -121,8 +121,8 @@ def check_weights(weights: str | Path) -> None:
     """
     if not Path(weights).is_file():
         raise WeightsError(
-            f"{weights}: there is no such weights file; run from the bundle's folder, or give "
-            f"--bundle_root FOLDER."
+            f"{weights}: there is no such weights file; check the path, which follows the working directory "
+            f"(that of a bundle's own weights: --bundle_root of monai.bundle)."
         )
 
 

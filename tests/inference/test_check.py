@@ -30,7 +30,7 @@ def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_weights_missing(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"model\.pt: .* --bundle_root"):
+    with pytest.raises(WeightsError, match=r"model\.pt: .* check the path, which .* --bundle_root"):
         check_run(tmp_path, tmp_path / "models" / "model.pt")
     with pytest.raises(WeightsError, match="no such weights file"):
         check_run(tmp_path, tmp_path)  # a folder
