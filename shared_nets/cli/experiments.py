@@ -39,7 +39,9 @@ Data = Annotated[Path, typer.Argument(help="Data list with folds, or a data set 
 Output = Annotated[Path, typer.Option(help="Folder for runs and tables; gone on with when it has some.")]
 Recipe = Annotated[
     list[Path] | None,
-    typer.Option(help="Config file laid over train.json; a name such as paper.json is the bundle's own."),
+    typer.Option(
+        help="Config file laid over train.json; a name such as paper_train.json is the bundle's own."
+    ),
 ]
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="A value of train.json: max_epochs=20. Repeatable.")
@@ -91,18 +93,18 @@ def experiment(
     from shared_nets.files import write_bytes
 
     silent = {"quiet": quiet, "debug": debug}
-    cases = Experiment(folder, data, output, recipes, settings, weights.value, evaluate_on.value, silent).run(
-        fold
-    )
-    write_bytes(output / "metrics.csv", cases.to_csv(index=False).encode())
+    one = Experiment(folder, data, output, recipes, settings, weights.value, evaluate_on.value, silent)
+    cases = one.run(fold)
     summary = summarise(cases)
-    write_bytes(output / "summary.csv", summary.to_csv(index=False).encode())
+    tables = {f"metrics{one.suffix}.csv": cases, f"summary{one.suffix}.csv": summary}
+    for name, content in tables.items():
+        write_bytes(output / name, content.to_csv(index=False).encode())
     print(summary_text(summary))
     if scoring is Scoring.paper:
         rules = model.value
         paper = means(scores(cases, rules), rules)
         print(f"By the {model.value} paper's rules: " + ", ".join(f"{k} {v:.4f}" for k, v in paper.items()))
-    print(f"Results: {output.resolve()} (tables: metrics.csv, summary.csv)")
+    print(f"Results: {output.resolve()} (tables: {', '.join(tables)})")
     if (cases["status"] != "ok").any():
         raise typer.Exit(1)
 
@@ -162,7 +164,8 @@ def table(
     window = settings.get("window") or parser.get("window")
     rules = BUNDLES[which] if scoring is Scoring.paper else "volumes"
     rows = compare(methods, experiments, channels, tuple(window), fold, rules)
-    stem = output / (which.value if scoring is Scoring.volumes else f"{which.value}_paper_scoring")
+    scored = "" if scoring is Scoring.volumes else "_paper_scoring"
+    stem = output / f"{which.value}{scored}{experiments[methods[-1].name].suffix}"
     write_table(rows, stem, TITLES[which], [note] * bool(note) + [explanation(rows, window, rules)])
     print(stem.with_suffix(".md").read_text(encoding="utf-8"))
     print(f"Wrote {stem}.md and {stem}.csv")

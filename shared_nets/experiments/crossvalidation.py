@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,14 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from shared_nets.data import read_folds
+from shared_nets.data.datalist import relative_to
+from shared_nets.data.names import Case
 from shared_nets.errors import UsageError, WeightsError
-from shared_nets.files import sha256, write_bytes
+from shared_nets.files import held, sha256, write_bytes
 from shared_nets.inference.cohort import SUMMARY
 from shared_nets.release.weights import save_weights
 from shared_nets.training.record import environment
+from shared_nets.training.start import start_from
 
 OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "resume", "weights", "evaluate_on"}
 """Values that an experiment sets itself, beside those in its ``silent``."""
@@ -84,9 +90,13 @@ class Experiment:
         return self.output / f"fold{fold}"
 
     def evaluation_folder(self, fold: int, name: str = "evaluation") -> Path:
-        """Where a fold's table is; that of the test cases stands beside that of the held-out ones."""
-        suffix = "" if self.evaluate_on == "validation" else f"_{self.evaluate_on}"
-        return self.fold_folder(fold) / f"{name}{suffix}"
+        """Where a fold's table is."""
+        return self.fold_folder(fold) / f"{name}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """The end of tables' names: those of the test cases stand beside those of the held-out ones."""
+        return "" if self.evaluate_on == "validation" else f"_{self.evaluate_on}"
 
     def check(self, folds: Sequence[int]) -> None:
         """
@@ -96,8 +106,11 @@ class Experiment:
             folds: those that are to be run.
 
         Raises:
-            UsageError: if train.json has no such setting, or the output holds an experiment with other ones.
-            StrokeSegError: if a fold has no cases.
+            UsageError: if train.json has no such setting, or the output holds an experiment with other ones
+                that has trained an epoch.
+            StrokeSegError: if a fold has no cases to train on or to evaluate, or the network or the weights
+                that it starts from cannot be used.
+            OutputError: if another run, with other settings, is at work in the output.
         """
         known = ConfigParser(ConfigParser.load_config_files([self.train_config, *self.recipes]))
         for key in self.settings:
@@ -106,11 +119,31 @@ class Experiment:
             if key not in known:
                 raise UsageError(f"--set {key}: train.json has no such value.")
         for fold in folds:
-            self.workflow([], fold).parser.get_parsed_content("train#dataset#data")
+            cases = self.workflow([], fold).parser.get_parsed_content("cases")
+            cases(section="training")
+            if not cases(section=self.evaluate_on, labelled=True):
+                raise UsageError(f"{self.data} leaves no case to evaluate in fold {fold}: add some.")
+        parser = self.workflow([], folds[0]).parser
+        start_from(*(parser.get_parsed_content(key) for key in ("pretrained", "network_def", "frozen")))
+        self.record(data_digest(self.data, parser.get_parsed_content("cases")))
+
+    def record(self, data_sha256: str) -> None:
+        """
+        Write ``experiment.json``. One of other settings is replaced while no fold has an epoch: it did not
+        get far.
+
+        Args:
+            data_sha256: see `data_digest`.
+
+        Raises:
+            UsageError: if a fold has been trained with other settings.
+            OutputError: if another run, with other settings, is at work in the output, or nothing can be
+                written there.
+        """
         settings = {
             "bundle": self.bundle.name,
             "data": str(self.data.resolve()),
-            "data_sha256": sha256(self.data) if self.data.is_file() else None,
+            "data_sha256": data_sha256,
             "recipes": {path.name: sha256(path) for path in self.recipes},
             "settings": dict(self.settings),
             "weights": self.weights,
@@ -119,13 +152,29 @@ class Experiment:
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
             differ = [key for key in settings if before.get(key) != settings[key]]
-            if differ:
+            if not differ:
+                return
+            if any(
+                any(self.output.glob(f"fold[0-9]*/{name}")) for name in ("models/last.ckpt", "trained.json")
+            ):
                 raise UsageError(
                     f"{self.output} holds an experiment with other {' and '.join(differ)}: choose another "
                     f"--output, or repeat its settings (experiment.json) to go on with it."
                 )
-        else:
-            write_bytes(path, json.dumps({**settings, **environment()}, indent=1).encode())
+            self.forget()
+        write_bytes(path, json.dumps({**settings, **environment()}, indent=1).encode())
+
+    def forget(self) -> None:
+        """
+        Let nothing be used again that was prepared, or evaluated before fine-tuning, by other settings.
+
+        Raises:
+            OutputError: if another run is at work there.
+        """
+        for folder in (*self.output.glob("fold[0-9]*"), *self.output.glob("fold[0-9]*/before*")):
+            with held(folder):
+                shutil.rmtree(folder / "cache", ignore_errors=True)
+                (folder / SUMMARY).unlink(missing_ok=True)
 
     def train(self, fold: int) -> None:
         """Train one fold, from its last epoch on when it has one."""
@@ -222,6 +271,21 @@ def telling_how_to_go_on(fold: int) -> Iterator[None]:
 def _is_of_use(record: logging.LogRecord) -> bool:
     """Not MONAI's remark that a recipe lies elsewhere than train.json, which is what recipes are for."""
     return not record.getMessage().startswith("Not all config files are in")
+
+
+def data_digest(data: Path, cases: Callable[..., list[Case]]) -> str:
+    """
+    Args:
+        data: a data list, or a folder.
+        cases: `find_cases` of it, for any fold.
+
+    Returns:
+        SHA-256 of the list; of a folder, that of the names and paths of the cases that train and validate.
+    """
+    if data.is_file():
+        return sha256(data)
+    found = [relative_to(case, data) for name in ("training", "validation") for case in cases(section=name)]
+    return sha256(json.dumps(sorted(found, key=itemgetter("name")), sort_keys=True).encode()).hexdigest()
 
 
 def is_finished(table: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 from shared_nets import evaluation
 from shared_nets.evaluation import measure_case
 from shared_nets.experiments.crossvalidation import Experiment, telling_how_to_go_on
+from shared_nets.files import held
 from tests.bundles.test_workflows import digest, items
 from tests.commands import ROOT, strokeseg
 
@@ -174,16 +176,18 @@ def test_sections_are_trained_once_and_judged_on_the_test(
     done = strokeseg(*words)
     assert done.code == 0, done.err
     assert [p.name for p in tmp_path.glob("fold*")] == ["fold0"]
-    assert list(pd.read_csv(tmp_path / "metrics.csv")["scan"]) == ["case5"]
+    assert "tables: metrics_test.csv, summary_test.csv" in done.out
+    assert sorted(path.name for path in tmp_path.glob("*.csv")) == ["metrics_test.csv", "summary_test.csv"]
     cases = json.loads((tmp_path / "fold0" / "run.json").read_text())["cases"]
     assert [case["name"] for case in cases["validation"]] == ["case4"]
-    # The same run on its validation case: trained already, and the other table is kept.
+    # The same run on its validation case: trained already, and the other tables are kept.
     checkpoint = tmp_path / "fold0" / "models" / "last.ckpt"
     before = checkpoint.stat().st_mtime_ns
     done = strokeseg(*words[:-2])
     assert done.code == 0, done.err
-    assert list(pd.read_csv(tmp_path / "metrics.csv")["scan"]) == ["case4"]
-    assert (tmp_path / "fold0" / "evaluation_test" / "metrics.csv").is_file()
+    for table in ("metrics{}.csv", "fold0/evaluation{}/metrics.csv"):
+        assert list(pd.read_csv(tmp_path / table.format(""))["scan"]) == ["case4"]
+        assert list(pd.read_csv(tmp_path / table.format("_test"))["scan"]) == ["case5"]
     assert checkpoint.stat().st_mtime_ns == before
 
 
@@ -203,6 +207,98 @@ def test_what_cannot_work_is_told_before_anything_is_written(
     assert told in done.err
     assert "Traceback" not in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_test_without_test_cases_is_told_before_anything_is_written(
+    bundles: Folders, data: dict[str, Path], trees: Folders, tmp_path: Path
+) -> None:
+    """In folders, what has no mask cannot be scored."""
+    for source, told in ((data["cnnres"], "no cases under 'test'"), (trees["cnnres"], "no folder labelsTs")):
+        words = command(bundles, {"cnnres": source}, "cnnres", tmp_path / "out", "--evaluate-on", "test")
+        done = strokeseg(*words, "--fold", 0)
+        assert done.code == 1
+        assert told in done.err
+        assert "Traceback" not in done.err
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_single_subject_leaves_nothing_to_evaluate(
+    bundles: Folders, trees: Folders, tmp_path: Path
+) -> None:
+    path = trees["cnnres"] / "single.json"
+    path.write_text(json.dumps({"training": items(trees["cnnres"], "cnnres", [1])}))
+    done = strokeseg(*command(bundles, {"cnnres": path}, "cnnres", tmp_path / "out", "--fold", 0))
+    assert done.code == 1
+    assert "leaves no case to evaluate in fold 0" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_start_that_failed_does_not_lock_the_folder(
+    bundles: Folders, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """Settings that no epoch was trained with give way to corrected ones; what they left is not used."""
+    output = tmp_path / "out"
+    words = command(bundles, data, "cnnres", output, "--fold", 0)
+    done = strokeseg(*words, "--set", "slices_per_scan=0")
+    assert done.code == 1
+    assert (output / "experiment.json").is_file()
+    prepared = output / "fold0" / "cache" / "of_other_settings"
+    prepared.parent.mkdir()
+    prepared.touch()
+    with held(output / "fold0"):
+        done = strokeseg(*words)
+        assert done.code == 1
+        assert "is being written by another run" in done.err
+        assert prepared.is_file()
+    done = strokeseg(*words)
+    assert done.code == 0, done.err
+    assert not prepared.exists()
+    assert json.loads((output / "experiment.json").read_text())["settings"]["slices_per_scan"] == 1
+    (output / "fold0" / "models" / "last.ckpt").unlink()  # large, and the fold is finished
+    done = strokeseg(*words, "--set", "slices_per_scan=2")
+    assert "holds an experiment with other settings" in done.err
+
+
+def test_fine_tuning_begins_again_with_corrected_settings(
+    bundles: Folders, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """Weights that cannot be used are told at once; scores of before are not kept for other settings."""
+    output = tmp_path / "out"
+    words = [
+        "finetune", data["cnnres"], "--model", "cnnres", "--bundle", bundles["cnnres"], "--output", output,
+        "--set", "max_epochs=1", "--quiet",
+    ]  # fmt: skip
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    for weights, told in (("nothere.pt", "is missing"), ("other.pt", "do not fit CNNRes")):
+        done = strokeseg(*words, "--pretrained", tmp_path / weights)
+        assert done.code == 1
+        assert f"{tmp_path / weights}" in done.err
+        assert told in done.err
+        assert not output.exists()
+    done = strokeseg(*words, "--set", "slices_per_scan=0")
+    assert done.code == 1
+    before = output / "fold0" / "before" / "metrics.csv"
+    made = before.stat().st_mtime_ns
+    done = strokeseg(*words, "--set", "slices_per_scan=1")
+    assert done.code == 0, done.err
+    assert before.stat().st_mtime_ns != made
+
+
+def test_a_case_more_in_a_folder_is_noticed(bundles: Folders, trees: Folders, tmp_path: Path) -> None:
+    """As in a data list; what is no case does not matter."""
+    tree = tmp_path / "tree"
+    shutil.copytree(trees["cnnres"], tree)
+    words = command(bundles, {"cnnres": tree}, "cnnres", tmp_path / "out", "--set", "max_epochs=1")
+    done = strokeseg(*words, "--fold", 0)
+    assert done.code == 0, done.err
+    (tree / "README").touch()
+    done = strokeseg(*words, "--fold", 0)
+    assert done.code == 0, done.err
+    for name in ("imagesTr/case{}_0000.nii.gz", "imagesTr/case{}_0001.nii.gz", "labelsTr/case{}.nii.gz"):
+        shutil.copy(tree / name.format(1), tree / name.format(6))
+    done = strokeseg(*words, "--fold", 0, "--fold", 1)
+    assert done.code == 1
+    assert "holds an experiment with other data_sha256" in done.err
 
 
 @pytest.mark.parametrize(
