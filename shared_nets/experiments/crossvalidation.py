@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -9,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -285,7 +285,9 @@ def data_digest(data: Path, cases: Callable[..., list[Case]]) -> str:
     if data.is_file():
         return sha256(data)
     found = [relative_to(case, data) for name in ("training", "validation") for case in cases(section=name)]
-    return sha256(json.dumps(sorted(found, key=itemgetter("name")), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(sorted(found, key=itemgetter("name")), sort_keys=True).encode()
+    ).hexdigest()
 
 
 def is_finished(table: Path) -> bool:
