@@ -29,6 +29,7 @@ MASK_SUFFIX = "_label-lesion_mask.nii.gz"
 PROBABILITY_SUFFIX = "_label-lesion_probseg.nii.gz"
 LABELS_SUFFIX = "_label-lesion_dseg.nii.gz"
 PICTURE_SUFFIX = "_label-lesion.png"
+SUFFIXES = (MASK_SUFFIX, PROBABILITY_SUFFIX, LABELS_SUFFIX, PICTURE_SUFFIX)
 
 
 def result_path(output_dir: str | Path, case: Mapping[str, Any], suffix: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,8 +17,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 from monai.transforms import Compose
@@ -25,8 +29,8 @@ from torch import Tensor
 
 from shared_nets import __version__, files
 from shared_nets.data.bids import dataset_root
-from shared_nets.errors import ScanNotFoundError
-from shared_nets.inference.outputs import MASK_SUFFIX, LesionWriter, result_path
+from shared_nets.errors import OutputError, ScanNotFoundError, UsageError
+from shared_nets.inference.outputs import MASK_SUFFIX, SUFFIXES, LesionWriter, result_path
 from shared_nets.release import sha256
 
 NOTICE = "Research use only, not a medical device."
@@ -87,6 +91,7 @@ class Records:
         self.settings = json.loads(json.dumps(settings, default=described))
         self.overwrite = overwrite
         self.made_by = _made_by(Path(bundle_root), Path(weights))
+        self.links: dict[Path, str] = {}  # what BIDS's URIs call the datasets
 
     def inputs(self, case: Case) -> list[dict[str, str]]:
         """
@@ -95,33 +100,30 @@ class Records:
         Raises:
             ScanNotFoundError: if one is not there or cannot be read.
         """
-        image = case["image"]
-        paths = image if isinstance(image, (list, tuple)) else [image]
-        return [{"Path": str(path), "SHA256": hash_scan(Path(path))} for path in paths if path]
+        return [{"Path": path, "SHA256": hash_scan(Path(path))} for path in _paths(case)]
 
     def find(self, case: Case) -> Result | None:
         """
         The result of an earlier run, if its scan, model, weights and settings are this run's.
 
-        What an earlier run knows about other ones is forgotten, so that a run that is killed leaves no
-        result with a wrong record.
+        Else all that an earlier run left under the scan's name is removed, so that a scan that fails, or a
+        run that is killed, leaves no result of another scan or other settings.
+
+        Raises:
+            UsageError: if it is the result of another scan that is still there, and must not be overwritten.
+            OutputError: if a file cannot be removed.
         """
-        path = self._path(case)
-        record = _read(path)
-        if record is None:
+        record = _read(self._path(case))
+        if record is None or "Inputs" not in record:  # none of ours
             return None
-        with suppress(ScanNotFoundError, KeyError, TypeError):
+        inputs: list[dict[str, str]] = []
+        with suppress(ScanNotFoundError):
             inputs = self.inputs(case)
-            same = (
-                record["GeneratedBy"] == self.made_by
-                and record["Settings"] == self.settings
-                and [i["SHA256"] for i in record["Inputs"]] == [i["SHA256"] for i in inputs]
-                and record["Result"]["scan"] == case["name"]
-            )
-            there = all(result_path(self.output_dir, case, s).is_file() for s in self.writer.suffixes)
-            if same and there and not self.overwrite:
+        if not self.overwrite:
+            if self._is_this_runs(record, case, inputs):
                 return Result(record["Result"], record["Lesions"], inputs, earlier=True)
-        path.unlink()
+            self._check_same_scan(record, case, inputs)
+        self._remove(case)
         return None
 
     def write(self, case: Case, result: Result) -> None:
@@ -133,8 +135,8 @@ class Records:
         """
         about = {
             "Type": "Lesion",
-            "Sources": [_uri(Path(i["Path"])) for i in result.inputs],
-            "SpatialReference": _uri(Path(result.inputs[0]["Path"])) if result.inputs else "n/a",
+            "Sources": [self._uri(Path(i["Path"])) for i in result.inputs],
+            "SpatialReference": self._uri(Path(result.inputs[0]["Path"])) if result.inputs else "n/a",
             "GeneratedBy": self.made_by,
             "Settings": self.settings,
             "Inputs": result.inputs,
@@ -155,6 +157,8 @@ class Records:
         roots = dict.fromkeys(root for case in cases if "folder" in case for root in [_root_of(case)] if root)
         if not roots:
             return
+        links = _named_links(_read(self.output_dir / DESCRIPTION), [root.as_uri() for root in roots])
+        self.links = {root: name for root in roots for name, uri in links.items() if uri == root.as_uri()}
         description = {
             "Name": f"Stroke lesions by {self.made_by['Name']}",
             "BIDSVersion": BIDS_VERSION,
@@ -166,14 +170,53 @@ class Records:
                     "Description": f"{self.made_by['Name']} {self.made_by['Version']}. {NOTICE}",
                 }
             ],
-            "SourceDatasets": [{"URL": root.as_uri()} for root in roots],
-            "DatasetLinks": {"raw": next(iter(roots)).as_uri()},
+            "SourceDatasets": [{"URL": uri} for uri in links.values()],
+            "DatasetLinks": links,
         }
         write_json(self.output_dir / DESCRIPTION, description)
         files.write_bytes(self.output_dir / ".bidsignore", _BIDS_IGNORE.encode())
 
     def _path(self, case: Case) -> Path:
         return _sidecar(result_path(self.output_dir, case, MASK_SUFFIX))
+
+    def _is_this_runs(self, record: Case, case: Case, inputs: Sequence[Mapping[str, str]]) -> bool:
+        """Whether this run would make the same, and all that it would write is there."""
+        with suppress(KeyError, TypeError):
+            return (
+                record["GeneratedBy"] == self.made_by
+                and record["Settings"] == self.settings
+                and [i["SHA256"] for i in record["Inputs"]] == [i["SHA256"] for i in inputs]
+                and record["Result"]["scan"] == case["name"]
+                and all(result_path(self.output_dir, case, s).is_file() for s in self.writer.suffixes)
+            )
+        return False
+
+    def _check_same_scan(self, record: Case, case: Case, inputs: Sequence[Mapping[str, str]]) -> None:
+        """Refuse to do another scan of the same name; one that was moved or copied is the same."""
+        ours = {os.path.realpath(path) for path in _paths(case)} | {i["SHA256"] for i in inputs}
+        there = [i for i in record["Inputs"] if os.path.exists(i["Path"])]
+        if there and not any(os.path.realpath(i["Path"]) in ours or i["SHA256"] in ours for i in there):
+            raise UsageError(
+                f"{self.output_dir} holds the result of {there[0]['Path']} under the name {case['name']}: "
+                f"choose another output folder, or --overwrite."
+            )
+
+    def _remove(self, case: Case) -> None:
+        """The mask's sidecar last, by which what is left is known as ours if this is interrupted."""
+        results = [result_path(self.output_dir, case, suffix) for suffix in SUFFIXES]
+        for path in [*results, *map(_sidecar, reversed(results))]:
+            try:
+                if path.is_file():
+                    path.unlink()
+            except OSError as error:
+                raise OutputError(f"{path} cannot be removed: {files.reason(error)}") from error
+
+    def _uri(self, path: Path) -> str:
+        """BIDS's URI of a scan in a dataset that the output folder's description names, else its path."""
+        root = dataset_root(path)
+        if root is None or root not in self.links:
+            return str(path)
+        return f"bids:{self.links[root]}:{path.relative_to(root).as_posix()}"
 
 
 @cache
@@ -284,12 +327,26 @@ def _sidecar(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
 
 
-def _root_of(case: Case) -> Path | None:
+def _paths(case: Case) -> list[str]:
+    """A case's files, those that are missing left out."""
     images: Sequence[Any] = case["image"] if isinstance(case["image"], (list, tuple)) else [case["image"]]
-    return next((dataset_root(path) for path in images if path), None)
+    return [str(path) for path in images if path]
 
 
-def _uri(path: Path) -> str:
-    """BIDS's URI of a scan in a BIDS dataset, else its path."""
-    root = dataset_root(path)
-    return f"bids:raw:{path.relative_to(root).as_posix()}" if root else str(path)
+def _root_of(case: Case) -> Path | None:
+    return dataset_root(_paths(case)[0])
+
+
+def _named_links(description: Mapping[str, Any] | None, uris: Iterable[str]) -> dict[str, str]:
+    """
+    BIDS's DatasetLinks: ``raw``, ``raw2``... and the URI of each dataset.
+
+    Names that earlier runs gave stay, as their sidecars use them, unless the dataset is there no more.
+    """
+    known = (description or {}).get("DatasetLinks", {})
+    links = {name: uri for name, uri in known.items() if os.path.exists(url2pathname(urlsplit(uri).path))}
+    for uri in uris:
+        if uri not in links.values():
+            free = (f"raw{n}" if n > 1 else "raw" for n in count(1))
+            links[next(name for name in free if name not in links)] = uri
+    return links

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,116 @@ def test_failed_scans_are_tried_again(run: Run, scans: list[dict], tmp_path: Pat
     assert run(scans) == ["b"]
 
 
+def results(output: Path, name: str) -> set[str]:
+    """The ends of what lies there under a scan's name."""
+    start = f"{name}_label-lesion"
+    return {path.name.removeprefix(start) for path in output.glob(f"**/{start}*")}
+
+
+MASK = {"_mask.nii.gz", "_mask.json"}
+PROBABILITY = {"_probseg.nii.gz", "_probseg.json"}
+
+
+def test_a_scan_that_fails_now_leaves_nothing_of_the_earlier_one(
+    run: Run, scans: list[dict], tmp_path: Path
+) -> None:
+    """A mask of the old scan would be found by its name, and taken for that of the new one."""
+    run(scans, save_labels=True, save_picture=True)
+    out = tmp_path / "out"
+    mine = out / "a_label-lesion_manual.nii.gz"
+    mine.write_bytes(b"drawn by hand")
+    others = {path: path.read_bytes() for path in out.glob("[bc]_label-lesion*")}
+    Path(scans[0]["image"]).write_bytes(b"truncated")
+    with pytest.raises(SystemExit):
+        run(scans, save_labels=True, save_picture=True)
+    assert results(out, "a") == {"_manual.nii.gz"}
+    assert {path: path.read_bytes() for path in out.glob("[bc]_label-lesion*")} == others
+    assert len(others) == 14
+
+
+@pytest.mark.parametrize("changes", [{"threshold": 0.6}, {"overwrite": True}])
+def test_a_scan_done_anew_keeps_no_label_map_of_the_earlier_result(
+    run: Run, scans: list[dict], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    run(scans, save_labels=True, save_picture=True)
+    assert run(scans, **changes) == ["a", "b", "c"]
+    assert results(tmp_path / "out", "a") == MASK | PROBABILITY
+
+
+def test_a_mask_that_is_not_known_as_ours_stays_when_its_scan_fails(
+    run: Run, scans: list[dict], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / f"a{MASK_SUFFIX}").write_bytes(b"drawn by hand")
+    (out / "a_label-lesion_mask.json").write_text('{"Type": "Lesion", "Manual": true}')
+    Path(scans[0]["image"]).write_bytes(b"truncated")
+    with pytest.raises(SystemExit):
+        run(scans)
+    assert (out / f"a{MASK_SUFFIX}").read_bytes() == b"drawn by hand"
+    assert results(out, "a") == MASK
+
+
+def of_patient(folder: Path, lesions: tuple, name: str = "T1") -> list[dict]:
+    folder.mkdir(exist_ok=True)
+    return [save(folder, name, lesions)]
+
+
+def test_another_scan_of_the_name_does_not_replace_a_mask(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loop over patients whose files are all called T1, into one folder."""
+    first, second = of_patient(tmp_path / "A", (LEFT,)), of_patient(tmp_path / "B", (RIGHT,))
+    other = save(tmp_path, "other")
+    run(first)
+    out = tmp_path / "out"
+    before = {path: path.read_bytes() for path in out.glob("T1_*")}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        run([*second, other])
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err == (
+        f"Failed: {out} holds the result of {first[0]['image']} under the name T1: choose another output "
+        f"folder, or --overwrite.\n"
+    )
+    rows = pd.read_csv(out / "lesions.csv").set_index("scan")
+    assert dict(rows["status"]) == {"T1": "failed", "other": "ok"}
+    assert {path: path.read_bytes() for path in out.glob("T1_*")} == before
+    assert run(first) == []
+    # Neither does one that is not there, nor the same scan's other settings, which are no other scan.
+    Path(second[0]["image"]).unlink()
+    with pytest.raises(SystemExit):
+        run(second)
+    assert run(first) == []
+    assert run(first, threshold=0.6) == ["T1"]
+
+
+def test_another_scan_of_the_name_replaces_what_may_be_overwritten(run: Run, tmp_path: Path) -> None:
+    first, second = of_patient(tmp_path / "A", (LEFT,)), of_patient(tmp_path / "B", (RIGHT,))
+    run(first)
+    assert run(second, overwrite=True) == ["T1"]
+    assert pd.read_csv(tmp_path / "out" / "lesions.csv")["side"].tolist() == ["right"]
+    shutil.rmtree(tmp_path / "B")  # the dataset moved, and the scan is new there
+    assert run(first) == ["T1"]
+
+
+def test_a_copy_a_link_and_a_relative_path_are_the_same_scan(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [scan] = of_patient(tmp_path / "A", (LEFT,))
+    run([scan])
+    shutil.copytree(tmp_path / "A", tmp_path / "copy")
+    assert run([scan | {"image": str(tmp_path / "copy" / "T1.nii.gz")}]) == []
+    assert run([scan | {"image": str(tmp_path / "copy" / "T1.nii.gz")}], threshold=0.6) == ["T1"]
+    run([scan], threshold=0.7)
+    (tmp_path / "link").symlink_to(tmp_path / "A")
+    monkeypatch.chdir(tmp_path)
+    of_patient(tmp_path / "A", (RIGHT,))
+    assert run([scan | {"image": "link/T1.nii.gz"}]) == ["T1"]
+    of_patient(tmp_path / "A", (LEFT, RIGHT))
+    assert run([scan]) == ["T1"]
+
+
 def test_a_run_killed_while_redoing_leaves_no_wrong_record(
     run: Run, scans: list[dict], tmp_path: Path
 ) -> None:
@@ -237,6 +348,50 @@ def test_bids_in_gives_bids_derivatives_out(run: Run, tmp_path: Path) -> None:
     about = json.loads((out / "sub-2/ses-b/anat/sub-2_ses-b_label-lesion_mask.json").read_text())
     assert about["Sources"] == ["bids:raw:sub-2/ses-b/anat/sub-2_ses-b_T1w.nii.gz"]
     assert run(find_cases(root)) == []
+
+
+def test_each_of_several_datasets_has_its_link(run: Run, tmp_path: Path) -> None:
+    """Which scan a sidecar's URI means stays known, whatever is segmented into the folder later."""
+
+    def dataset(name: str, subject: str) -> Path:
+        (tmp_path / name / subject / "anat").mkdir(parents=True)
+        save(tmp_path / name / subject / "anat", f"{subject}_T1w", (LEFT,))
+        return tmp_path / name
+
+    out = tmp_path / "out"
+
+    def links() -> dict[str, str]:
+        description = json.loads((out / "dataset_description.json").read_text())
+        assert [source["URL"] for source in description["SourceDatasets"]] == [
+            *description["DatasetLinks"].values()
+        ]
+        return description["DatasetLinks"]
+
+    def source(subject: str) -> str:
+        about = json.loads((out / subject / "anat" / f"{subject}_label-lesion_mask.json").read_text())
+        assert about["Sources"] == [about["SpatialReference"]]
+        return about["SpatialReference"]
+
+    one, two = dataset("d1", "sub-1"), dataset("d2", "sub-2")
+    run(find_cases([one, two]))
+    assert links() == {"raw": one.as_uri(), "raw2": two.as_uri()}
+    assert source("sub-1") == "bids:raw:sub-1/anat/sub-1_T1w.nii.gz"
+    assert source("sub-2") == "bids:raw2:sub-2/anat/sub-2_T1w.nii.gz"
+    three = dataset("d3", "sub-3")
+    run(find_cases([three, two]))
+    assert links() == {"raw": one.as_uri(), "raw2": two.as_uri(), "raw3": three.as_uri()}
+    assert source("sub-3") == "bids:raw3:sub-3/anat/sub-3_T1w.nii.gz"
+    moved = one.rename(tmp_path / "moved dataset")
+    assert run(find_cases(moved)) == []
+    assert links()["raw"] == moved.as_uri()
+
+
+def test_a_scan_named_alone_is_known_by_its_path(run: Run, tmp_path: Path) -> None:
+    """No description says what bids:raw: would mean."""
+    [scan] = of_patient(tmp_path / "sub-1", (LEFT,))
+    run([scan])
+    about = json.loads((tmp_path / "out" / "T1_label-lesion_mask.json").read_text())
+    assert about["Sources"] == [scan["image"]]
 
 
 def test_no_dataset_description_for_plain_folders(run: Run, scans: list[dict], tmp_path: Path) -> None:
