@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import zlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -39,6 +40,9 @@ from shared_nets.data.checks import (
 from shared_nets.data.formats import Scan, as_nifti, is_other_format, scan_name
 from shared_nets.data.names import modality_of
 from shared_nets.errors import ScanMismatchError, StrokeSegError, UnreadableScanError, UsageError
+
+# What nibabel says of headers it mends names no file; those that matter are told by shared_nets.data.checks.
+logging.getLogger("nibabel.global").setLevel(logging.ERROR)
 
 
 class Volume(NamedTuple):
@@ -309,15 +313,29 @@ def resample_to(moving: Volume, fixed: Volume) -> NDArray[np.float32]:
 def _open(scan: Scan) -> Iterator[tuple[Any, IO[bytes] | None]]:
     """A scan as a NIfTI image, and the stream it is read from if its voxels are still to be read."""
     if is_other_format(scan):
-        yield as_nifti(scan), None
+        try:
+            yield as_nifti(scan), None
+        except (EOFError, OSError, zlib.error) as error:  # nibabel reads the voxels when they are used
+            raise UnreadableScanError(
+                f"{scan_name(scan)} cannot be read ({_reason(error)}): copy or convert the scan again."
+            ) from error
     else:
-        with _open_nifti(scan_name(scan)) as opened:
+        with open_nifti(scan_name(scan)) as opened:
             yield opened
 
 
 @contextmanager
-def _open_nifti(path: str) -> Iterator[tuple[Any, IO[bytes]]]:
-    """A NIfTI image whose voxels are still to be read from the open stream; its errors become ours."""
+def open_nifti(path: str) -> Iterator[tuple[Any, IO[bytes]]]:
+    """
+    A NIfTI image whose voxels are still to be read, and the open stream to read them from.
+
+    Args:
+        path: a ``.nii`` or ``.nii.gz`` file, its ending in capitals or not.
+
+    Raises:
+        ScanNotFoundError: if it is not there.
+        UnreadableScanError: if it is no NIfTI file, truncated or corrupt.
+    """
     check_file(path)
     zipped = path.lower().endswith(".gz")
     try:

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -20,6 +20,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
 from shared_nets.data.formats import as_nifti, is_other_format
+from shared_nets.data.loading import open_nifti
 from shared_nets.errors import OutputError
 from shared_nets.files import reason, write_bytes
 from shared_nets.inference.lesions import label_lesions
@@ -227,16 +228,20 @@ class LesionWriter:
             write_bytes(path(PICTURE_SUFFIX), sheet)
 
 
-def scan_grid(image: MetaTensor) -> str | SpatialImage:
+def scan_grid(image: MetaTensor) -> SpatialImage:
     """
-    What a scan's results are written on the grid of: its NIfTI file, or an empty image in its place.
+    What a scan's results are written on the grid of: its NIfTI file's header, or an empty image's.
 
     Args:
         image: a scan of :class:`~shared_nets.data.LoadScand`, preprocessed or not.
+
+    Raises:
+        StrokeSegError: if the file cannot be read any more.
     """
     path = str(image.meta["filename_or_obj"])
     if os.path.isfile(path) and not is_other_format(path):
-        return path
+        with open_nifti(path) as (grid, _):
+            return cast(SpatialImage, grid)
     shape = [int(n) for n in image.meta["spatial_shape"]]
     return as_nifti(MetaTensor(torch.zeros(1).expand(shape), affine=image.meta["original_affine"]))
 

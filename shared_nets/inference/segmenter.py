@@ -108,6 +108,7 @@ class LesionSegmenter:
         config.update(settings)
         # Nothing is searched for and nothing written.
         config.update({"bundle_root": str(folder), "scans": [], "handlers": []})
+        self.model = Model(model)
         with _own_errors():
             half = is_true(config.get_parsed_content("cpu_bfloat16", default=False))
             weights, device, backend = map(config.get_parsed_content, ("weights", "device", "backend"))
@@ -143,6 +144,8 @@ class LesionSegmenter:
         """
         if (image is None) == (dwi is None and flair is None):
             raise UsageError("Give one scan: as image, or for cnnres with dwi=, flair= or both.")
+        if image is None and self.model is not Model.cnnres:
+            raise UsageError("dwi= and flair= go with cnnres: give a T1 scan as image.")
         given = [dwi, flair] if image is None else image
         finished: dict[str, Any] = {}
         with _own_errors():

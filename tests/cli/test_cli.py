@@ -282,6 +282,18 @@ def test_one_bad_scan_of_three(trees: Folders, bundles: Folders, tmp_path: Path)
     assert len(pd.read_csv(out / "lesions.csv")) == 3
 
 
+def test_awkward_but_usable_files(bundles: Folders, tmp_path: Path) -> None:
+    """An ending in mixed case, and voxel sizes below 0, of which nibabel tells four times without a name."""
+    scan = write(tmp_path / "scans" / "a.nii", head("T1w", lesion_mask(1), seed=1))
+    content = bytearray(scan.read_bytes())
+    for byte in range(80, 92, 4):  # pixdim
+        content[byte + 3] ^= 0x80
+    scan.rename(scan.with_name("A.Nii")).write_bytes(content)
+    done = strokeseg(*predict(bundles, tmp_path / "out", "--quiet", tmp_path / "scans"))
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert (tmp_path / "out" / "A_label-lesion_mask.nii.gz").is_file()
+
+
 def test_no_lesion_is_a_result(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
     done = strokeseg(
         "predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", tmp_path,

@@ -196,11 +196,33 @@ def test_bad_scans_are_told_in_our_own_words(
     for both in ({"image": t1, "dwi": t1}, {}):
         with pytest.raises(UsageError, match="Give one scan"):
             predict(**both)
+    for contrast in ("dwi", "flair"):
+        with pytest.raises(UsageError, match="dwi= and flair= go with cnnres"):
+            predict(**{contrast: t1})
     far = affine()
     far[0, 3] += 1000
     flair = write(tmp_path / "far_FLAIR.nii.gz", head("FLAIR", lesion_mask(1), seed=1), far)
     with pytest.raises(ValueError, match=r"far_FLAIR\.nii\.gz"):
         segmenters["cnnres"].predict([pair[0], flair])
+
+
+def test_an_image_whose_voxels_cannot_be_read_any_more(
+    segmenters: dict[str, LesionSegmenter], t1: Path, tmp_path: Path
+) -> None:
+    """nibabel reads them late, inside MONAI's transforms."""
+    (tmp_path / "short.nii.gz").write_bytes(t1.read_bytes()[:5000])
+    gone = nib.load(t1)
+    t1.unlink()
+    for scan in (gone, nib.load(tmp_path / "short.nii.gz")):
+        with pytest.raises(UnreadableScanError) as caught:
+            segmenters["xnet"].predict(scan)
+        assert str(caught.value).startswith(f"{scan.get_filename()} cannot be read (")
+
+
+def test_an_ending_in_mixed_case(segmenters: dict[str, LesionSegmenter], t1: Path) -> None:
+    """nibabel looks for such a file under another name when it opens it itself."""
+    expected = segmenters["xnet"].predict(t1)
+    assert_same(segmenters["xnet"].predict(t1.rename(t1.with_name("X.Nii.Gz"))), expected)
 
 
 @pytest.mark.parametrize(
