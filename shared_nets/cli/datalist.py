@@ -32,7 +32,9 @@ Check = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-ModelOption = Annotated[Model, typer.Option(help="xnet reads T1; cnnres DWI and FLAIR.")]
+ModelOption = Annotated[
+    Model, typer.Option(case_sensitive=False, help="xnet reads T1; cnnres DWI and FLAIR.")
+]
 
 MODALITIES = {Model.xnet: ("T1w",), Model.cnnres: ("DWI", "FLAIR")}
 

@@ -63,7 +63,7 @@ ScoringOption = Annotated[
 
 def experiment(
     data: Data,
-    model: Annotated[Model, typer.Option(help="The bundle.")],
+    model: Annotated[Model, typer.Option(case_sensitive=False, help="The bundle.")],
     output: Output,
     recipe: Recipe = None,
     setting: Setting = None,
@@ -173,7 +173,7 @@ def table(
 
 def finetune(
     data: Data,
-    model: Annotated[Model, typer.Option(help="The bundle.")],
+    model: Annotated[Model, typer.Option(case_sensitive=False, help="The bundle.")],
     output: Output,
     pretrained: Annotated[
         Path | None, typer.Option(help="Weights to start from; the bundle's own by default.")

@@ -12,7 +12,10 @@ from shared_nets.errors import UsageError, tell_errors_in_words
 
 
 def predict(
-    model: Annotated[Model, typer.Option(help="xnet: chronic, T1-weighted. cnnres: acute, DWI and FLAIR.")],
+    model: Annotated[
+        Model,
+        typer.Option(case_sensitive=False, help="xnet: chronic, T1-weighted. cnnres: acute, DWI and FLAIR."),
+    ],
     output: Annotated[Path, typer.Option(help="Folder for masks, tables and pictures.")],
     scans: Annotated[
         list[Path] | None,
@@ -29,7 +32,8 @@ def predict(
         typer.Option(help="Of a BIDS dataset, only this participant; repeat for more, or part by commas."),
     ] = None,
     session: Annotated[
-        list[str] | None, typer.Option(help="Of a BIDS dataset, only this session; repeat for more.")
+        list[str] | None,
+        typer.Option(help="Of a BIDS dataset, only this session; repeat for more, or part by commas."),
     ] = None,
     save_probability: Annotated[
         bool, typer.Option("--save-probability", help="Also write the lesion probability of every voxel.")
@@ -148,4 +152,5 @@ def predict(
 
 
 def _labels(options: list[str] | None) -> list[str]:
-    return [label for option in options or () for label in option.split(",") if label]
+    labels = [label.strip() for option in options or () for label in option.split(",")]
+    return [label for label in labels if label]

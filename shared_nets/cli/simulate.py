@@ -12,7 +12,9 @@ from shared_nets.errors import tell_errors_in_words
 
 
 def simulate(
-    model: Annotated[Model, typer.Option(help="xnet: chronic, T1. cnnres: acute, DWI and FLAIR.")],
+    model: Annotated[
+        Model, typer.Option(case_sensitive=False, help="xnet: chronic, T1. cnnres: acute, DWI and FLAIR.")
+    ],
     masks: Annotated[Path, typer.Option(help="Folder of stroke masks in MNI space.")],
     output: Annotated[Path, typer.Option(help="Folder for imagesTr, labelsTr and datalist.json.")],
     cases: Annotated[int, typer.Option(min=1, help="How many.")] = 100,

@@ -54,6 +54,8 @@ def convert(
 ) -> None:
     """Write the same weights in the other format, in their own precision."""
     tell_errors_in_words(debug)
+    if source.exists() and output.exists() and source.samefile(output):
+        raise typer.BadParameter(f"{output} is the file to convert: name another to write.")
     from shared_nets.release.provenance import convert_weights
 
     print(f"Wrote {convert_weights(source, output, half)}")

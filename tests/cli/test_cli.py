@@ -70,6 +70,11 @@ def test_overview_and_version() -> None:
     assert "restore" in invoke("weights", "--help")[1]
 
 
+def test_a_model_in_capitals(bundles: Folders, tmp_path: Path) -> None:
+    words = ["--model", "XNet", "--bundle", bundles["cnnres"], "--output", tmp_path, tmp_path]
+    assert "say cnnres, not xnet" in invoke("predict", *words)[1]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -404,7 +409,7 @@ def dataset(tmp_path: Path) -> Path:
 
 def test_a_bids_dataset_and_what_a_rerun_does(bundles: Folders, dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    chosen = ["--participant-label", "1,sub-3", "--participant-label", "5"]
+    chosen = ["--participant-label", "1, sub-3,", "--participant-label", "5"]
     done = strokeseg(*predict(bundles, out, *chosen, "--save-labels", dataset))
     assert done.code == 0, done.err
     masks = {p.relative_to(out).as_posix() for p in out.glob("sub-*/anat/*_mask.nii.gz")}
@@ -522,6 +527,17 @@ def test_restore(bundles: Folders, tmp_path: Path) -> None:
     restored = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert restored.keys() == shipped.keys()
     assert all(torch.equal(restored[key], shipped[key]) for key in shipped)
+
+
+def test_weights_are_not_converted_onto_themselves(tmp_path: Path) -> None:
+    weights = tmp_path / "m.pt"
+    weights.write_bytes(b"of great worth")
+    (tmp_path / "link.pt").symlink_to(weights)
+    for output in (weights, tmp_path / "link.pt"):
+        code, said = invoke("weights", "convert", weights, output)
+        assert code == 2
+        assert "name another to write" in said
+    assert weights.read_bytes() == b"of great worth"
 
 
 def test_import_keras(tmp_path: Path) -> None:
