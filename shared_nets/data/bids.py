@@ -1,12 +1,15 @@
-"""BIDS datasets: which scans they hold."""
+"""BIDS datasets: which scans they hold, and what is written beside a scan."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from shared_nets.data.names import stem_of
 from shared_nets.errors import ScanNotFoundError
 
 
@@ -64,6 +67,30 @@ def dataset_root(path: str | os.PathLike[str]) -> Path | None:
         if parent.name.startswith("sub-"):
             return parent.parent
     return None
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """
+    What the JSON file beside a scan or mask says; nothing where there is none, or one that is broken.
+
+    Args:
+        path: the scan or mask.
+    """
+    try:
+        content = json.loads(path.with_name(f"{stem_of(path)}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def has_bval(path: Path) -> bool:
+    """
+    Whether b-values lie beside a scan (``NAME.bval``), as they do beside a diffusion series.
+
+    Args:
+        path: the scan.
+    """
+    return path.with_name(f"{stem_of(path)}.bval").is_file()
 
 
 def list_folder(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared_nets.data.bids import scans_of_dataset
+from shared_nets.data.bids import read_sidecar, scans_of_dataset
 from shared_nets.data.cases import find_cases
 from shared_nets.data.names import SCAN_SUFFIXES, case_name, modality_of, subject_of
 from shared_nets.errors import ScanNotFoundError, UsageError
@@ -68,7 +68,9 @@ def read_atlas(folder: Path) -> Found:
             f"(…_space-MNI152NLin2009aSym_T1w.nii.gz): name the folder of the unpacked release."
         )
     found = Found()
-    masks = by_folder(p for p in files if p.name.rsplit("_", 1)[-1].startswith("mask."))
+    masks = by_folder(
+        drawn_by_readers((p for p in files if p.name.rsplit("_", 1)[-1].startswith("mask.")), found)
+    )
     for scan in scans:
         name = case_name(scan)
         subject = entity(scan, "sub") or name
@@ -228,9 +230,9 @@ def read_bids(folder: Path, modalities: Sequence[str] = ("T1w",)) -> Found:
             f"{folder} has no {' or '.join(modalities)} scans in sub-*/[ses-*/]anat or dwi: name the root of "
             f"the BIDS dataset."
         )
-    masks = [p for p in files if is_lesion_mask(p)]
-    used: set[Path] = set()
     found = Found()
+    masks = drawn_by_readers(filter(is_lesion_mask, files), found)
+    used: set[Path] = set()
     for case in find_cases([str(p) for p in scans], "test", modalities, labelled=False):
         first = Path(next(p for p in as_list(case["image"]) if p))
         labels = [mask for mask in masks if goes_with(mask, first)]
@@ -269,11 +271,8 @@ def read_folder(folder: Path, modalities: Sequence[str] = ("T1w",)) -> Found:
     found = Found()
     files = files_of(folder)
     masks: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    for path in files:
-        if modality_of(path) == "mask":
-            masks[path.parent, re.split(r"(?i)[_\-. ]?(label|lesion|mask|msk|seg)", stem(path))[0]].append(
-                path
-            )
+    for path in drawn_by_readers((p for p in files if modality_of(p) == "mask"), found):
+        masks[path.parent, re.split(r"(?i)[_\-. ]?(label|lesion|mask|msk|seg)", stem(path))[0]].append(path)
     scans = [str(p) for p in files if modality_of(p) not in ("mask", "ADC")]
     if not scans:
         raise ScanNotFoundError(f"{folder} has no scans: name a folder of scans with their masks.")
@@ -326,6 +325,20 @@ def files_of(folder: Path) -> list[Path]:
         p.absolute() for p in folder.rglob("*")
         if p.name.lower().endswith(SCAN_SUFFIXES) and not p.name.startswith(".") and p.is_file()
     )  # fmt: skip
+
+
+def drawn_by_readers(masks: Iterable[Path], found: Found) -> list[Path]:
+    """The masks without strokeseg's own, which a network must not be trained on or tested against."""
+    kept = []
+    for mask in masks:
+        # What `Records` writes beside each; other programs name no weights.
+        made_by = read_sidecar(mask).get("GeneratedBy")
+        if isinstance(made_by, dict) and "WeightsSHA256" in made_by:
+            why = "drawn by strokeseg, not by a reader: give one that a reader has corrected another name"
+            found.left_out.append((str(mask), why))
+        else:
+            kept.append(mask)
+    return kept
 
 
 def is_lesion_mask(path: Path) -> bool:

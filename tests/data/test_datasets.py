@@ -15,6 +15,7 @@ from shared_nets.data import LoadMaskd, LoadScand, find_cases
 from shared_nets.data.datalist import make_data_list, read_folds
 from shared_nets.data.datasets import (
     Found,
+    as_list,
     read_atlas,
     read_bids,
     read_folder,
@@ -151,6 +152,41 @@ def test_bids_for_acute_scans_pairs_dwi_with_flair(tmp_path: Path) -> None:
     assert len(found.training) == 5
     both = next(item for item in found.training if item["subject"] == "sub-03")
     assert len(both["label"]) == 2  # DWI has no run: masks of both runs
+
+
+def drawn_by_strokeseg(path: Path) -> None:
+    """A mask as `strokeseg predict` leaves it, its record beside it."""
+    trees.mask(path)
+    made_by = {"GeneratedBy": {"Name": "X-Net", "WeightsSHA256": "0" * 64}}
+    path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(made_by))
+
+
+@pytest.mark.parametrize("layout", ["bids", "folder", "atlas"])
+def test_masks_that_strokeseg_drew_are_no_ground_truth(tmp_path: Path, layout: str) -> None:
+    """Neither merged with a reader's mask nor in its place."""
+    root, read, with_mask, without = {
+        "bids": (trees.bids, read_bids, "sub-01/ses-1/anat/sub-01_ses-1", "sub-04/ses-1/anat/sub-04_ses-1"),
+        "folder": (trees.loose, read_folder, "p1_T1w", "p6_T1w"),
+        "atlas": (
+            trees.atlas_r20,
+            read_atlas,
+            "ATLAS_2/Training/R001/sub-r001s001/ses-1/anat/sub-r001s001_ses-1_space-MNI152NLin2009aSym",
+            "ATLAS_2/Testing/R030/sub-r030s001/ses-1/anat/sub-r030s001_ses-1_space-MNI152NLin2009aSym",
+        ),
+    }[layout]  # fmt: skip
+    root(tmp_path / "set")
+    before = read(tmp_path / "set")
+    results = tmp_path / "set" / ("derivatives/strokeseg" if layout == "bids" else "")
+    ours = [results / f"{name}_label-lesion_mask.nii.gz" for name in (with_mask, without)]
+    for path in ours:
+        drawn_by_strokeseg(path)
+    # Other programs' sidecars name who made a mask, too.
+    reader = Path(as_list(before.training[0]["label"])[0])
+    reader.with_name(reader.name.replace(".nii.gz", ".json")).write_text('{"GeneratedBy": [{"Name": "ITK"}]}')
+    found = read(tmp_path / "set")
+    assert (found.training, found.test) == (before.training, before.test)
+    left_out = dict(found.left_out)
+    assert all("drawn by strokeseg, not by a reader" in left_out[str(path)] for path in ours)
 
 
 def test_loose_files_go_together_by_name(tmp_path: Path) -> None:
