@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,8 @@ from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from shared_nets.data.names import modality_of
+from shared_nets.data.bids import has_bval, read_sidecar
+from shared_nets.data.names import modality_of, said_by_words, stem_of
 from shared_nets.data.preprocessing import head_mask
 from shared_nets.errors import (
     MaskError,
@@ -396,14 +396,15 @@ def check_contrast(path: str, modality: str) -> None:
     Warns:
         ScanWarning: naming what speaks against it.
     """
-    named = modality_of(path)
-    stem = re.sub(r"\.nii(\.gz)?$", "", path, flags=re.IGNORECASE)
-    numbers = _sidecar_numbers(stem)
+    named, said = modality_of(path), said_by_words(path)
+    numbers = _sidecar_numbers(path)
     echo, inversion = numbers.get("EchoTime"), numbers.get("InversionTime")
     if named not in (None, modality):
         why = f"its name says {'another contrast' if named == 'other' else named}"
-    elif modality != "DWI" and os.path.isfile(f"{stem}.bval"):
-        why = f"{os.path.basename(stem)}.bval beside it says DWI"
+    elif named is None and said and modality not in said:
+        why = f"its name says {' and '.join(said)}"
+    elif modality != "DWI" and has_bval(Path(path)):
+        why = f"{stem_of(Path(path))}.bval beside it says DWI"
     elif echo is not None and (echo > T1_LONGEST_ECHO) == (modality == "T1w"):
         why = f"its sidecar says an echo time of {1000 * echo:.0f} ms"
     elif modality == "DWI" and inversion is not None and inversion > FLAIR_SHORTEST_INVERSION:
@@ -413,14 +414,9 @@ def check_contrast(path: str, modality: str) -> None:
     warn_of_scan(f"{path} is taken for a {modality} scan although {why}: check that it is the right file.")
 
 
-def _sidecar_numbers(stem: str) -> dict[str, float]:
-    """The numbers at the top of a BIDS sidecar; none where there is no sidecar, or one that is broken."""
-    try:
-        with open(f"{stem}.json", encoding="utf-8") as stream:
-            content = json.load(stream)
-    except (OSError, ValueError, RecursionError):
-        return {}
-    items = content.items() if isinstance(content, dict) else ()
+def _sidecar_numbers(path: str) -> dict[str, float]:
+    """The numbers at the top of a scan's BIDS sidecar."""
+    items = read_sidecar(Path(path)).items()
     return {key: float(value) for key, value in items if isinstance(value, (int, float))}
 
 

@@ -21,6 +21,7 @@ from monai.utils import MetaKeys, SpaceKeys
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
+from shared_nets.data.bids import has_bval
 from shared_nets.data.checks import (
     check_affine,
     check_binary,
@@ -39,7 +40,13 @@ from shared_nets.data.checks import (
 )
 from shared_nets.data.formats import Scan, as_nifti, is_other_format, scan_name
 from shared_nets.data.names import modality_of
-from shared_nets.errors import ScanMismatchError, StrokeSegError, UnreadableScanError, UsageError
+from shared_nets.errors import (
+    ScanMismatchError,
+    StrokeSegError,
+    UnreadableScanError,
+    UsageError,
+    warn_of_scan,
+)
 
 # What nibabel says of headers it mends names no file; those that matter are told by shared_nets.data.checks.
 logging.getLogger("nibabel.global").setLevel(logging.ERROR)
@@ -61,6 +68,7 @@ class LoadScand(MapTransform):
     for one that is missing, or one path. That one file is a stack (X, Y, Z, 2), or DWI alone, or FLAIR alone
     if its name says so; a FLAIR of the same file name in a folder ``flair`` beside it goes with it. FLAIR is
     resampled onto the DWI's grid, zeros where it does not reach; a missing modality is a channel of zeros.
+    A file with a ``.bval`` beside it is a diffusion series, and no stack.
     In a path's place may stand an image in memory: nibabel's, or a MetaTensor.
 
     The result is a float32 MetaTensor (modalities, X, Y, Z) in the file's own orientation. Its meta names the
@@ -126,19 +134,30 @@ class LoadScand(MapTransform):
             check_contrast(flair.path, self.modalities[1])
             both = np.concatenate([np.zeros_like(flair.array), flair.array])
             return _to_tensor(both, flair.affine, flair.path)
+        if _is_one_file(first, second):
+            one, other = self.modalities
+            raise ScanMismatchError(f"{first} is given as {one} and as {other}: name both files.")
 
         scan = read_scan(first, volumes=(1, 2) if self._may_be_stack(image, first, second) else (1,))
         if len(scan.array) == 1:
             check_contrast(scan.path, self.modalities[0])
         if len(scan.array) == len(self.modalities):
+            if isinstance(first, str) and len(scan.array) == 2:
+                one, other = self.modalities
+                warn_of_scan(
+                    f"{first} holds two volumes: the first is taken for {one}, the second for {other}; check "
+                    f"that they are."
+                )
             return _to_tensor(*scan)
         both = np.concatenate([scan.array, self._second_channel(second, scan)])
         return _to_tensor(both, scan.affine, scan.path)
 
     def _may_be_stack(self, image: Any, first: Scan | None, second: Scan | None) -> bool:
-        """Whether one file or image stands for both modalities, and its name does not say which it shows."""
+        """Whether one file or image may hold both modalities: its name says none, and it is no series."""
         one = len(self.modalities) == 2 and second is None and not isinstance(image, (list, tuple))
-        return one and (not isinstance(first, str) or modality_of(first) is None)
+        return one and (
+            not isinstance(first, str) or (modality_of(first) is None and not has_bval(Path(first)))
+        )
 
     def _second_channel(self, second: Scan | None, scan: Volume) -> NDArray[np.float32]:
         """The second modality on the first one's grid; zeros if it is missing."""
@@ -307,6 +326,13 @@ def resample_to(moving: Volume, fixed: Volume) -> NDArray[np.float32]:
             f"{moving.path} shows nothing where {fixed.path} lies: check that both are of one session."
         )
     return array
+
+
+def _is_one_file(first: Scan, second: Scan | None) -> bool:
+    """Whether two scans are the same file, be it under two names."""
+    if not isinstance(first, str) or not isinstance(second, str):
+        return False
+    return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
 
 
 @contextmanager

@@ -28,6 +28,8 @@ _WORDS = {
     "other": "T2w T2 T2star T2starw PD PDw bold sbref swi asl cbf cbv tmax ttp T1c T1ce",
 }
 _MODALITY = {word.lower(): modality for modality, words in _WORDS.items() for word in words.split()}
+# Those of the words that are nothing else in the middle of a name (PD may be a patient).
+_CONTRAST = {word: said for word, said in _MODALITY.items() if said not in ("mask", "other")} | {"t2": "T2"}
 _ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
 
 
@@ -77,6 +79,24 @@ def modality_of(path: str | os.PathLike[str]) -> str | None:
         nothing. The nnU-Net endings ``_0000`` and ``_0001`` say nothing here.
     """
     return parse_name(Path(path)).modality
+
+
+def said_by_words(path: str | os.PathLike[str]) -> list[str]:
+    """
+    Which contrasts any words of a file's name say, digits behind them left aside.
+
+    Too vague to choose or pair scans by, as `modality_of` does, but enough to ask for a second look.
+
+    Args:
+        path: a scan, e.g. ``p3_t2_flair_tra.nii.gz`` or ``FLAIR1.nii``.
+
+    Returns:
+        ``["T2", "FLAIR"]`` say, in the order of the words; of ``"T1w"``, ``"DWI"``, ``"FLAIR"``, ``"ADC"``
+        and ``"T2"``.
+    """
+    words = re.split(r"[^a-z0-9]+", stem_of(Path(path)).lower())
+    said = [_CONTRAST.get(word) or _CONTRAST.get(word.rstrip("0123456789")) for word in words]
+    return [contrast for contrast in said if contrast]
 
 
 def case_name(path: str | os.PathLike[str]) -> str:

@@ -245,7 +245,9 @@ def test_a_stacked_file(write_scan: Any, vector_axis: bool) -> None:
     array = np.stack([voxels(), voxels()[::-1]], -1)
     # ITK keeps channels on the fifth axis.
     path = write_scan("s.nii.gz", array[:, :, :, None] if vector_axis else array)
-    np.testing.assert_array_equal(load(str(path), PAIR).numpy(), np.moveaxis(array, -1, 0))
+    with pytest.warns(ScanWarning, match="two volumes: the first is taken for DWI, the second for FLAIR"):
+        image = load(str(path), PAIR)
+    np.testing.assert_array_equal(image.numpy(), np.moveaxis(array, -1, 0))
 
 
 def test_a_sibling_in_the_folder_flair(write_scan: Any) -> None:
@@ -281,6 +283,7 @@ def test_pooled_each_case_is_the_modalities_it_has(write_scan: Any, tmp_path: Pa
         "f_DWI", "f_FLAIR", "absent_DWI", "g_DWI", "g_FLAIR",
     ]  # fmt: skip
     load_one = LoadOneChanneld("image", modalities=PAIR)
+    warnings.filterwarnings("ignore", ".* holds two volumes", ScanWarning)
     for case in cases:
         if case["name"] != "absent_DWI":
             np.testing.assert_array_equal(load_one(case)["image"].numpy(), voxels()[None])
@@ -524,6 +527,52 @@ def test_a_dwi_series_of_two_volumes_is_not_a_stack(write_scan: Any) -> None:
     for image in (str(path), [str(path), None]):
         with pytest.raises(ScanGeometryError, match="2 volumes"):
             load(image, PAIR)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_b_values_beside_two_volumes_say_that_they_are_a_series(
+    write_scan: Any, tmp_path: Path, suffix: str
+) -> None:
+    """A b0 is no DWI, and a b1000 no FLAIR."""
+    path = write_scan(f"pat7_ep2d_diff_4{suffix}", voxels((24, 26, 22, 2)))
+    (tmp_path / "pat7_ep2d_diff_4.bval").write_text("0 1000\n")
+    with pytest.raises(ScanGeometryError, match=r"2 volumes .* extract the one to segment"):
+        load(str(path), PAIR)
+    assert [case["name"] for case in pooled_cases([{"image": str(path)}])] == ["pat7_ep2d_diff_4_DWI"]
+
+
+@pytest.mark.parametrize(
+    ("name", "modality", "told"),
+    [
+        ("p3_t2_flair_tra.nii.gz", "DWI", "T2 and FLAIR"),
+        ("FLAIR1.nii.gz", "DWI", "FLAIR"),
+        ("dwi_fast.nii.gz", "FLAIR", "DWI"),
+        ("p1_adc-map.nii.gz", "DWI", "ADC"),
+        ("T2_tse.nii.gz", "T1w", "T2"),
+        ("p3_t2_flair_tra.nii.gz", "FLAIR", None),
+        ("t1_mprage_sag_p2.nii.gz", "T1w", None),
+        ("ep2d_diff_trace_adc2.nii.gz", "DWI", None),
+        ("flairish_t20.nii.gz", "DWI", None),
+    ],
+)
+def test_a_contrast_anywhere_in_the_name(
+    write_scan: Any, recwarn: Any, name: str, modality: str, told: str | None
+) -> None:
+    warnings.simplefilter("always", ScanWarning)
+    path = str(write_scan(name, voxels()))
+    load(*{"T1w": (path,), "DWI": ([path, None], PAIR), "FLAIR": ([None, path], PAIR)}[modality])
+    said = [str(one.message) for one in recwarn if "taken for" in str(one.message)]
+    expected = f"{path} is taken for a {modality} scan although its name says {told}: check that it is"
+    assert [one.startswith(expected) for one in said] == ([] if told is None else [True])
+
+
+def test_one_file_as_dwi_and_as_flair(write_scan: Any, tmp_path: Path) -> None:
+    path = write_scan("d.nii.gz", voxels())
+    (tmp_path / "linked.nii.gz").symlink_to(path)
+    for other in (path, tmp_path / "linked.nii.gz"):
+        with pytest.raises(ScanMismatchError, match="is given as DWI and as FLAIR: name both") as error:
+            load([str(path), str(other)], PAIR)
+        one_sentence(error.value, path)
 
 
 def test_rgb_and_complex(tmp_path: Path) -> None:
