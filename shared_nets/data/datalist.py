@@ -59,10 +59,11 @@ def make_data_list(
     """
     volumes = check_labels(found, quiet) if check else {}
     if not found.training:
-        raise ScanNotFoundError(
-            "No labelled case is left: " + "; ".join(" – ".join(x) for x in found.left_out[:5])
-        )
-    sections = split_items(found.training, folds, split, stratify, seed)
+        raise ScanNotFoundError(f"No labelled case is left. {_left_out(found)}".rstrip())
+    try:
+        sections = split_items(found.training, folds, split, stratify, seed)
+    except UsageError as error:  # perhaps only as so much was left out
+        raise UsageError(f"{error} {_left_out(found)}".rstrip()) from error
     sections["test"] = sections.get("test", []) + found.test
     relative = {
         name: [relative_to(item, output.absolute().parent) for item in items]
@@ -71,6 +72,13 @@ def make_data_list(
     settings = f"split {split}" + (f", {stratify} balanced" if stratify else "") + f", seed {seed}"
     write_data_list(output, relative, settings)
     return summary(sections, found, volumes)
+
+
+def _left_out(found: Found, at_most: int = 5) -> str:
+    """What is in neither part and why, as a sentence; nothing where nothing was left out."""
+    reasons = [f"{what}: {why.rstrip('.')}" for what, why in found.left_out]
+    more = [f"{len(reasons) - at_most} more"] if len(reasons) > at_most else []
+    return f"Left out: {'; '.join(reasons[:at_most] + more)}." if reasons else ""
 
 
 def split_items(

@@ -110,6 +110,8 @@ def check_enough(subjects: int, folds: int) -> None:
     if folds < 2:
         raise UsageError(f"{folds} folds leave nothing to train on: take at least 2.")
     if subjects < folds:
+        if subjects == 1:
+            raise UsageError(f"{subjects} subject does not make {folds} folds: label scans of more subjects.")
         raise UsageError(f"{subjects} subjects do not make {folds} folds: take fewer folds.")
 
 

@@ -294,6 +294,22 @@ def test_masks_that_cannot_be_used_are_left_out_and_named(
     assert told in line
 
 
+def test_folds_that_do_not_work_out_tell_what_was_left_out(tmp_path: Path) -> None:
+    """Two of three masks cannot be used: it is these that are to be mended, not the number of folds."""
+    for number in (1, 2, 3):
+        trees.scan(tmp_path / f"p{number}_T1w.nii.gz", number=number)
+        trees.mask(tmp_path / f"p{number}_lesion_mask.nii.gz", number)
+    bad_values(tmp_path)
+    (tmp_path / "p3_lesion_mask.nii.gz").write_bytes(b"no scan")
+    with pytest.raises(UsageError) as error:
+        make_data_list(read_folder(tmp_path), tmp_path / "list.json", folds=2, quiet=True)
+    said = str(error.value)
+    assert said.startswith("1 subject does not make 2 folds: ")
+    assert "Left out: p2_T1w: " in said
+    assert "is not binary" in said
+    assert f"p3_T1w: {tmp_path / 'p3_lesion_mask.nii.gz'}" in said
+
+
 def test_volumes_are_those_of_the_masks(tmp_path: Path) -> None:
     text = make_data_list(read_folder(trees.loose(tmp_path)), tmp_path / "list.json", folds=2, quiet=True)
     ml = sorted(lesion_mask(n, trees.SMALL).sum() * 12**3 / 1000 for n in range(1, 6))
