@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 from collections import Counter, defaultdict, deque
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_nets.data.bids import is_bids, list_folder, scans_of_dataset
-from shared_nets.data.formats import is_dicom_series
+from shared_nets.data.formats import UNREAD_SUFFIXES, is_dicom_series
 from shared_nets.data.names import (
     CHANNEL,
     NIFTI_SUFFIXES,
@@ -27,12 +26,10 @@ from shared_nets.data.names import (
     stem_of,
 )
 from shared_nets.data.splits import Section, read_fold, split_cases
-from shared_nets.errors import ScanNotFoundError, UsageError, few
+from shared_nets.errors import ScanNotFoundError, UsageError, few, warn_of_scan
 
 # Auto3DSeg's data lists say "testing".
 _SECTION_KEYS = {"training": ("training",), "validation": ("validation",), "test": ("test", "testing")}
-
-logger = logging.getLogger(__name__)
 
 
 def find_cases(
@@ -75,6 +72,9 @@ def find_cases(
         of a single subject is empty. An image inside a data list may be missing: its own loading fails, the
         others go on.
 
+    Warns:
+        ScanWarning: naming what was left out, once for each reason.
+
     Raises:
         ScanNotFoundError: a folder, data list or label that is not there, or a folder or section without
             scans.
@@ -109,7 +109,7 @@ def find_cases(
             if not labelled and _is_dataset(path):
                 part = {}
                 files = scans_of_dataset(path, SCAN_SUFFIXES, _labels(participants), _labels(sessions))
-                files = _of_modalities(path, files, modalities)
+                files = _of_modalities(path, files, modalities, by_suffix=True)
                 results |= {str(p): (p.parent.parent.relative_to(path) / "anat").as_posix() for p in files}
             elif _labels(participants) or _labels(sessions):
                 raise UsageError(
@@ -157,7 +157,7 @@ def _read_source(
         raise ScanNotFoundError(f"{path} is not there: check the path, which follows the working directory.")
     if any(os.path.isdir(path / name) for name in ("imagesTr", "imagesTs")):
         return _read_tree(path, section, modalities, labelled), []
-    return {}, _of_modalities(path, _search(path), modalities)
+    return {}, _of_modalities(path, _readable(path, _search(path)), modalities)
 
 
 def _absolute(path: object, folder: Path | str = "") -> Path:
@@ -176,18 +176,20 @@ def _labels(labels: Any) -> list[str]:
     return [str(label) for label in labels] if isinstance(labels, (list, tuple)) else [str(labels)]
 
 
-def _scans_in(folder: Path) -> list[Path]:
+def _scans_in(folder: Path, suffixes: tuple[str, ...] = SCAN_SUFFIXES) -> list[Path]:
     """What lies directly in a folder and is named as a scan file is."""
     found = list_folder(folder)
-    return [p for p in found if not p.name.startswith(".") and p.name.lower().endswith(SCAN_SUFFIXES)]
+    return [p for p in found if not p.name.startswith(".") and p.name.lower().endswith(suffixes)]
 
 
 def _search(folder: Path, seen: frozenset[str] = frozenset()) -> list[Path]:
-    """The scans in a folder and all its subfolders, linked ones too; a DICOM series is its folder."""
+    """The scans in a folder and all its subfolders, readable or not; a DICOM series is its folder."""
     seen |= {os.path.realpath(folder)}  # a link to a folder above would go round for ever
     scans = _scans_in(folder)
     if is_dicom_series(folder):
         scans.append(folder)
+    else:
+        scans += [p for p in _scans_in(folder, UNREAD_SUFFIXES) if p.is_file()]
     for part in list_folder(folder):
         # A folder named like a scan is a scan that fails, as it is when named alone.
         if part in scans or part.name.startswith(".") or not os.path.isdir(part):
@@ -197,23 +199,42 @@ def _search(folder: Path, seen: frozenset[str] = frozenset()) -> list[Path]:
     return scans
 
 
-def _of_modalities(folder: Path, files: list[Path], modalities: tuple[str, ...]) -> list[Path]:
-    """Those of a folder's scans that may show what is wanted; says which were left out."""
-    scans = [p for p in files if modality_of(p) in (None, *modalities)]
-    if len(scans) < len(files):
-        left_out = ", ".join(str(p.relative_to(folder)) for p in files if p not in scans)
-        logger.info(
-            "%s: left out, as their names say they are not %s: %s", folder, _words(modalities), left_out
-        )
+def _readable(folder: Path, files: list[Path]) -> list[Path]:
+    """A folder's scans but those of formats that are not read; warns of these."""
+    unread = {p for p in files if p.name.lower().endswith(UNREAD_SUFFIXES)}
+    if unread:
+        warn_of_scan(f"{folder}: left out, convert to NIfTI: {_few_in(folder, sorted(unread))}.")
+    return [p for p in files if p not in unread]
+
+
+def _of_modalities(
+    folder: Path, files: list[Path], modalities: tuple[str, ...], by_suffix: bool = False
+) -> list[Path]:
+    """
+    Those of a folder's scans that may show what is wanted; warns of others, but for masks and ADC maps.
+
+    With ``by_suffix``, as in BIDS, names must say what they show; only those that do not are odd there.
+    """
+    shown = {p: modality_of(p) for p in files}
+    silent = [p for p in files if shown[p] is None]
+    others = [p for p in files if shown[p] not in (None, "mask", "ADC", *modalities)]
+    scans = [p for p in files if shown[p] in modalities or (shown[p] is None and not by_suffix)]
     if not scans:
+        say = "do not say so" if by_suffix else "say that they show something else"
         why = (
-            f"the names of all its {len(files)} scans say that they show something else"
+            f"the names of all its {len(files)} scans {say}"
             if files
             else "no .nii, .nii.gz, .mha or .nrrd file and no DICOM series lies in it, and neither does "
             "imagesTr or imagesTs"
         )
         raise ScanNotFoundError(
             f"{folder} has no {_words(modalities)} scans: {why}; name the scans' own folder."
+        )
+    if odd := silent if by_suffix else others:
+        say = "do not say" if by_suffix else "say something else than"
+        warn_of_scan(
+            f"{folder}: left out, as the names {say} {_words(modalities)}: {_few_in(folder, odd)}; name a "
+            f"file itself to have it segmented."
         )
     return scans
 
@@ -396,8 +417,8 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
             f"{few([str(p) for p in files])}: named as a mask or ADC map, give a {_words(modalities)} scan."
         )
     if len(scans) < len(files):
-        left_out = ", ".join(str(p) for p in files if p not in scans)
-        logger.info("Left out, as their names say mask or ADC: %s", left_out)
+        left_out = [str(p) for p in files if modality_of(p) in ("mask", "ADC")]
+        warn_of_scan(f"Left out, as the names say mask or ADC: {few(left_out)}.")
 
     numbers: dict[tuple[Path, str], set[int]] = defaultdict(set)
     for p in scans:
@@ -405,6 +426,7 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
             numbers[p.parent, match[1]].add(int(match[2]))
 
     cases: list[Case] = []
+    further: list[str] = []
     groups: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for p in scans:
         parsed = parse_name(p)
@@ -412,7 +434,7 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
         name, modality, key = case_name(p), parsed.modality, patient_key(p, parsed)
         if match and _are_channels(numbers[p.parent, match[1]], len(modalities)):
             if int(match[2]) >= len(modalities):
-                logger.info("Left out, as its number says that it is another channel: %s", p)
+                further.append(str(p))
                 continue
             name, modality, key = match[1], modalities[int(match[2])], (p.parent, match[1])
         elif match:
@@ -421,6 +443,10 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
             groups[key][str(modality)].append(p)
         else:
             cases.append({"image": str(p), "name": name})
+    if further:
+        warn_of_scan(
+            f"Left out, as the numbers say further channels than {_words(modalities)}: {few(further)}."
+        )
     return cases + [case for group in groups.values() for case in _pairs(group, modalities)]
 
 
@@ -447,7 +473,9 @@ def _pairs(group: dict[str, list[Path]], modalities: tuple[str, ...]) -> list[Ca
         cases.append({"image": [str(p), str(other) if other else None], "name": paired_name(p)})
     used = {case["image"][1] for case in cases}
     if unused := [str(p) for p in second if str(p) not in used]:
-        logger.warning("Left out, as another FLAIR goes with the same DWI: %s", ", ".join(unused))
+        warn_of_scan(
+            f"Left out, as another {modalities[1]} goes with the same {modalities[0]}: {few(unused)}."
+        )
     return cases
 
 
@@ -485,6 +513,10 @@ def _make_names_unique(cases: list[Case]) -> None:
     for depth in range(1, max((len(f.parts) for f in folder.values()), default=0)):
         for case in clashing():
             case["name"] = "_".join((*folder[id(case)].parts[1:][-depth:], base[id(case)]))
+
+
+def _few_in(folder: Path, files: Sequence[Path]) -> str:
+    return few([str(p.relative_to(folder)) for p in files])
 
 
 def _words(modalities: Sequence[str]) -> str:

@@ -25,6 +25,8 @@ Scan: TypeAlias = "str | os.PathLike[str] | SpatialImage | MetaTensor"
 META_SUFFIXES = (".mha", ".mhd")
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
 OTHER_SUFFIXES = META_SUFFIXES + NRRD_SUFFIXES
+UNREAD_SUFFIXES = (".mgz", ".mgh", ".img", ".img.gz")
+"""Scans that no reader here takes: FreeSurfer's, and pairs of ``.img`` and ``.hdr``."""
 
 # World axes of a NRRD file's "space" that point away from RAS.
 _NRRD_FLIPS = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared_nets.data import case_name, find_cases, modality_of, read_folds, subject_of
+from shared_nets.data import ScanWarning, case_name, find_cases, modality_of, read_folds, subject_of
 from shared_nets.errors import ScanNotFoundError, UsageError
 
 PAIR = ("DWI", "FLAIR")
@@ -125,9 +125,51 @@ def test_flat_folder_leaves_out_what_is_not_the_modality(make: Any) -> None:
         "s/sub-1_T1w.nii.gz", "s/sub-1_FLAIR.nii.gz", "s/sub-1_T1w_label-lesion_mask.nii.gz", "s/scan.nii",
         "s/._scan.nii", "s/notes.txt", "s/sub-1_label-lesion_probseg.nii.gz", "s/sub-2_adc.nii.gz",
     )  # fmt: skip
-    found = find_cases(str(root / "s"), "test", ["T1w"])
+    with pytest.warns(ScanWarning) as told:
+        found = find_cases(str(root / "s"), "test", ["T1w"])
     assert images(found, root / "s") == ["scan.nii", "sub-1_T1w.nii.gz"]
     assert names(found) == ["scan", "sub-1"]
+    assert [str(one.message) for one in told] == [  # masks and ADC maps are never meant
+        f"{root / 's'}: left out, as the names say something else than T1w: sub-1_FLAIR.nii.gz; name a file "
+        f"itself to have it segmented."
+    ]
+
+
+def test_what_a_folder_has_beside_its_scans_is_told(make: Any) -> None:
+    """T1 and T2 may be points in time; FreeSurfer's files are not read. One line each, however many."""
+    root = make("pat1_T1.nii.gz", "pat1_T2.nii.gz", "fs/fs_T1w.mgz", *(f"old/p{n}_T2.nii" for n in range(5)))
+    make("old/p1.img", "old/p1.hdr")
+    with pytest.warns(ScanWarning) as told:
+        assert names(find_cases(root)) == ["pat1_T1"]
+    assert [str(one.message) for one in told] == [
+        f"{root}: left out, convert to NIfTI: fs/fs_T1w.mgz, old/p1.img.",
+        f"{root}: left out, as the names say something else than T1w: pat1_T2.nii.gz, old/p0_T2.nii, "
+        f"old/p1_T2.nii and 3 more; name a file itself to have it segmented.",
+    ]
+    assert names(find_cases([root / "pat1_T1.nii.gz", root / "pat1_T2.nii.gz"])) == ["pat1_T1", "pat1_T2"]
+
+
+@pytest.mark.parametrize(
+    ("files", "modalities", "told"),
+    [
+        (["a.nii", "a_mask.nii"], ["T1w"], "Left out, as the names say mask or ADC: {}/a_mask.nii."),
+        (
+            ["C_0000.nii", "C_0001.nii", "D_0000.nii", "D_0001.nii"],
+            ["T1w"],
+            "Left out, as the numbers say further channels than T1w: {0}/C_0001.nii, {0}/D_0001.nii.",
+        ),
+        (
+            ["p_dwi.nii", "p_FLAIR.nii", "p-FLAIR.nii"],
+            PAIR,
+            "Left out, as another FLAIR goes with the same DWI: {}/p-FLAIR.nii.",
+        ),
+    ],
+)
+def test_files_that_become_no_case_are_told(make: Any, files: list[str], modalities: Any, told: str) -> None:
+    root = make(*files)
+    with pytest.warns(ScanWarning) as warned:
+        find_cases([root / name for name in files], modalities=modalities)
+    assert [str(one.message) for one in warned] == [told.format(root)]
 
 
 def test_relative_paths_follow_the_working_directory(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -601,6 +643,20 @@ def test_bids_dataset(dataset: Path) -> None:
         "sub-02/ses-b/dwi/sub-02_ses-b_rec-TRACE_dwi.nii.gz", "sub-02/ses-b/anat/sub-02_ses-b_FLAIR.nii.gz",
     ]]  # fmt: skip
     assert pair["folder"] == "sub-02/ses-b/anat"
+
+
+@pytest.mark.parametrize("modalities", [("T1w",), PAIR])
+def test_in_a_bids_dataset_the_suffix_says_what_a_scan_shows(
+    dataset: Path, make: Any, modalities: Any, recwarn: Any
+) -> None:
+    """A map of T1 is neither a T1w nor a DWI. Its other contrasts are no surprise."""
+    before = find_cases(dataset, modalities=modalities)
+    assert not list(recwarn)
+    make("sub-01/anat/sub-01_T1map.nii.gz", "sub-01/anat/sub-01_UNIT1.nii.gz")
+    make("sub-01/anat/sub-01_inv-1_MP2RAGE.nii.gz")
+    with pytest.warns(ScanWarning, match="the names do not say") as told:
+        assert find_cases(dataset, modalities=modalities) == before
+    assert all(name in str(told[0].message) for name in ("sub-01_T1map", "sub-01_UNIT1", "MP2RAGE"))
 
 
 @pytest.mark.parametrize(
