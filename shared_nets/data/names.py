@@ -149,8 +149,14 @@ def first_path(image: str | Sequence[str | None]) -> str:
 
 
 def patient_key(path: Path, parsed: ScanName) -> tuple[Path, str]:
-    """What DWI and FLAIR of a case share: subject and session in BIDS names, else the start of the name."""
+    """
+    What DWI and FLAIR of a case share: subject and session in BIDS names, else the start of the name.
+
+    Each may lie in a folder named by what it holds: ``p1/dwi/dwi.nii.gz`` and ``p1/flair/flair.nii.gz``.
+    """
     if parsed.entities:
         folder = path.parent.parent if path.parent.name in ("anat", "dwi") else path.parent
         return folder, "_".join(e for e in parsed.entities if e.startswith(("sub-", "ses-")))
-    return path.parent, parsed.before
+    holds = parse_name(path.parent)
+    by_contrast = holds.modality in ("DWI", "FLAIR") and not holds.before
+    return path.parent.parent if by_contrast else path.parent, parsed.before

@@ -259,6 +259,20 @@ def test_dwi_and_flair_of_one_case_are_grouped(make: Any, files: list[str], expe
     assert sorted(names(one_by_one)) == sorted(names(found))
 
 
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("p2/dwi/dwi.nii.gz", "p2/flair.nii.gz"),
+        ("p2/DWI/DWI.nii.gz", "p2/FLAIR/FLAIR.nii.gz"),
+        ("dwi/p2_dwi.nii.gz", "flair/p2_flair.nii.gz"),
+    ],
+)
+def test_folders_named_by_what_they_hold_are_grouped(make: Any, pair: tuple[str, str]) -> None:
+    others = tuple(name.replace("p2", "p3") for name in pair)
+    root = make(*pair, *others)
+    assert sorted(images(find_cases(root, modalities=PAIR), root)) == sorted(map(list, (pair, others)))
+
+
 def test_bids_folders_anat_and_dwi_are_grouped(make: Any) -> None:
     root = make("sub-1/dwi/sub-1_dwi.nii.gz", "sub-1/anat/sub-1_FLAIR.nii.gz")
     found = find_cases([root / "sub-1/dwi", root / "sub-1/anat"], modalities=PAIR)
