@@ -21,8 +21,8 @@ class Model(str, Enum):
     cnnres = "cnnres"
 
 
-READS = {Model.xnet: {"T1w"}, Model.cnnres: {"DWI", "FLAIR"}}
-"""The modalities that a model's bundles read, or some of them."""
+MODALITIES = {Model.xnet: ("T1w",), Model.cnnres: ("DWI", "FLAIR")}
+"""What each model's bundle reads."""
 
 
 class Backend(str, Enum):
@@ -54,12 +54,13 @@ def bundle_folder(model: str, bundle: Path | None = None) -> Path:
             f"{folder} is no bundle (no configs/inference.json): name one's folder with --bundle."
         )
     scans = _inference_config(folder).get("scans")
-    reads = set(scans.get("modalities", ())) if isinstance(scans, dict) else set()
-    for other in Model:
-        if reads & READS[other] and not reads & READS[Model(model)]:
-            raise UsageError(
-                f"{folder}: this bundle reads {' and '.join(sorted(reads))}; say {other.value}, not {model}."
-            )
+    reads = scans.get("modalities", ()) if isinstance(scans, dict) else ()
+    if not set(reads) & set(MODALITIES[Model(model)]):
+        for other in Model:
+            if set(reads) & set(MODALITIES[other]):
+                raise UsageError(
+                    f"{folder}: this bundle reads {' and '.join(reads)}; say {other.value}, not {model}."
+                )
     return folder
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_nets.bundles import Model
+from shared_nets.bundles import MODALITIES, Model
 from shared_nets.errors import UsageError, tell_errors_in_words
 
 app = typer.Typer(
@@ -35,8 +35,6 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 ModelOption = Annotated[
     Model, typer.Option(case_sensitive=False, help="xnet reads T1; cnnres DWI and FLAIR.")
 ]
-
-MODALITIES = {Model.xnet: ("T1w",), Model.cnnres: ("DWI", "FLAIR")}
 
 
 @app.command()
