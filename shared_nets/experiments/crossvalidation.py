@@ -31,6 +31,13 @@ from shared_nets.training.start import start_from
 OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "resume", "weights", "evaluate_on"}
 """Values that an experiment sets itself, beside those in its ``silent``."""
 
+START = {
+    "_target_": "shared_nets.training.start_from",
+    "pretrained": "@weights",
+    "network": "$@network_def.to(@device)",
+}
+"""The network as a training begins with it: weights for other input channels are spread over its own."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -206,7 +213,7 @@ class Experiment:
 
         Args:
             fold: which.
-            weights: the file; by default what the fold's training left.
+            weights: what its training starts from; by default what the training left.
             name: of the folder for the table, see `evaluation_folder`.
 
         Returns:
@@ -223,6 +230,7 @@ class Experiment:
             output_dir=str(folder),
             weights=str(weights or trained),
             evaluate_on=self.evaluate_on,
+            **({"network": START} if weights else {}),
         )
         try:
             run(workflow)

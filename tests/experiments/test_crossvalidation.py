@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from shared_nets import evaluation
+from shared_nets import CNNRes, evaluation
 from shared_nets.evaluation import measure_case
 from shared_nets.experiments.crossvalidation import Experiment, telling_how_to_go_on
 from shared_nets.files import held
@@ -279,8 +279,11 @@ def test_fine_tuning_begins_again_with_corrected_settings(
     assert done.code == 1
     before = output / "fold0" / "before" / "metrics.csv"
     made = before.stat().st_mtime_ns
-    done = strokeseg(*words, "--set", "slices_per_scan=1")
+    # Weights for one channel are spread over two, in the evaluation before as in the training.
+    torch.save(CNNRes(in_channels=1).state_dict(), tmp_path / "one.pt")
+    done = strokeseg(*words, "--pretrained", tmp_path / "one.pt", "--set", "slices_per_scan=1")
     assert done.code == 0, done.err
+    assert "spread evenly over 2" in done.err
     assert before.stat().st_mtime_ns != made
 
 
