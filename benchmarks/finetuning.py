@@ -1,9 +1,9 @@
 """
 Fine-tuning for another scanner: a bundle's weights before and after they have seen ten of its labelled scans.
 
-    strokeseg simulate --model xnet --masks MASKS --held-out --cases 30 --output TEST
-    python benchmarks/finetuning.py --model xnet --dataset TEST --runs RUNS \\
-        --output docs/results/finetuning_xnet
+    strokeseg simulate --model xnet --masks MASKS --held-out --cases 80 --output TEST
+    python benchmarks/finetuning.py --model xnet --dataset TEST --runs RUNS --kind contrast --amount 2 \\
+        --output docs/results/finetuning_xnet_contrast
 
 The other scanner is every case of TEST changed as `robustness.py` changes it, much noisier by default.
 `strokeseg finetune` is given the first ten cases of the folds 0 and 1 as labelled ones, of which it holds out
@@ -48,7 +48,6 @@ def main(
     command = [
         "finetune", str(data), "--model", model.value, "--output", str(runs / "run"), "--evaluate-on", "test",
         "--set", f"max_epochs={epochs}", "--set", f"val_interval={min(5, epochs)}",
-        "--set", "slices_per_scan=4",
     ]  # fmt: skip
     command += ["--bundle", str(bundle)] if bundle else []
     done = subprocess.run([sys.executable, "-W", "ignore", "-m", "shared_nets.cli", *command])
@@ -64,7 +63,7 @@ def main(
     labelled = len(json.loads(data.read_text())["training"])
     what = (
         f"Simulated cases with {kind} of {amount:g} ({KINDS[kind].amount}): `strokeseg finetune` with "
-        f"{labelled} labelled cases and {epochs} epochs"
+        f"{labelled} labelled cases and {epochs} epoch{'' if epochs == 1 else 's'}"
     )
     text = markdown(before, after, what)
     Path(f"{output}.md").write_text(text)

@@ -39,7 +39,7 @@ def test_before_and_after_on_cases_it_was_not_tuned_on(
     table = pd.read_csv(tmp_path / "tables" / "found.csv", index_col="scan")
     assert sorted(table.index) == ["case3", "case4", "case5"]
     text = (tmp_path / "tables" / "found.md").read_text()
-    assert "2 labelled cases and 1 epochs" in text
+    assert "2 labelled cases and 1 epoch." in text
     assert f"| before | {table['dice_before'].mean():.3f} (" in text
     assert f"| after | {table['dice_after'].mean():.3f} (" in text
 
