@@ -51,7 +51,7 @@ KNOWN_NAMES = (
     "contextlib.ExitStack",
     "torch.device",
     "torch.distributed.is_initialized",
-    "torch.utils.data.RandomSampler",
+    "torch.utils.data.ConcatDataset",
     "monai.utils.set_determinism",
 )
 KNOWN_ROOTS = ("torch", "monai", "ignite", "shared_nets")
