@@ -24,6 +24,9 @@ class Model(str, Enum):
 MODALITIES = {Model.xnet: ("T1w",), Model.cnnres: ("DWI", "FLAIR")}
 """What each model's bundle reads."""
 
+OF_TRACKING = ("tracking_uri", "experiment_name", "run_name", "save_execute_config")
+"""What ``monai.bundle run --tracking`` takes beside its own arguments."""
+
 
 class Backend(str, Enum):
     """What can compute a network, see :func:`shared_nets.inference.for_inference`."""
@@ -155,13 +158,15 @@ def check_command(command: Sequence[str]) -> None:
     """
     from monai.bundle import ConfigParser, run
 
-    is_monai = Path(command[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
-    config = config_of(command) if is_monai else None
+    is_run = Path(command[0]).parts[-3:] == ("monai", "bundle", "__main__.py") and command[1] == "run"
+    config = config_of(command) if is_run else None
     if config is None:
         return
-    known = [*config, *inspect.signature(run).parameters, ConfigParser.meta_key]
-    for word in command[1:]:
-        option = re.split("=|#|::", word)[0].removeprefix("--").replace("-", "_")
+    known = [*config, *inspect.signature(run).parameters, *OF_TRACKING, ConfigParser.meta_key]
+    for word in command[2:]:
+        if word == "--":
+            break  # what follows are Fire's own
+        option = re.split("=|#|::", word)[0].removeprefix("--").lstrip("+").replace("-", "_")
         if word.startswith("--") and option not in known:
             near = get_close_matches(option, known, n=1)
             instead = f"did you mean --{near[0]}?" if near else "leave it out."

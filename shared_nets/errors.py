@@ -51,6 +51,10 @@ class WeightsError(StrokeSegError):
     """Weights that are missing, corrupt, unsafe, or of another architecture."""
 
 
+class NetworkOutputError(StrokeSegError):
+    """A network's output for a scan that is NaN or infinite."""
+
+
 class OutputError(StrokeSegError):
     """An output folder without space or permission to write."""
 

@@ -96,8 +96,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists():
         raise UsageError(f"{path} is there already; remove it, or choose another folder.")
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield part
         part.rename(path)

@@ -164,8 +164,9 @@ class Experiment:
             if any(
                 any(self.output.glob(f"fold[0-9]*/{name}")) for name in ("models/last.ckpt", "trained.json")
             ):
+                what = ["cases" if key == "data_sha256" else key for key in differ]
                 raise UsageError(
-                    f"{self.output} holds an experiment with other {' and '.join(differ)}: choose another "
+                    f"{self.output} holds an experiment with other {' and '.join(what)}: choose another "
                     f"--output, or repeat its settings (experiment.json) to go on with it."
                 )
             self.forget()
@@ -179,6 +180,8 @@ class Experiment:
             OutputError: if another run is at work there.
         """
         for folder in (*self.output.glob("fold[0-9]*"), *self.output.glob("fold[0-9]*/before*")):
+            if not folder.is_dir():
+                continue
             with held(folder):
                 shutil.rmtree(folder / "cache", ignore_errors=True)
                 (folder / SUMMARY).unlink(missing_ok=True)

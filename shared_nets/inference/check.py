@@ -93,7 +93,7 @@ def check_network(
 def check_limits(threshold: float, smallest_lesion_ml: float, peak_threshold: float = 0.0) -> None:
     """
     Args:
-        threshold: probability above which a voxel is lesion.
+        threshold: probability from which on a voxel is lesion.
         smallest_lesion_ml: lesions below this volume in mL are dropped.
         peak_threshold: lesions in which no voxel has at least this probability are dropped.
 

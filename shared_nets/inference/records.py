@@ -107,18 +107,22 @@ class Records:
         The result of an earlier run, if its scan, model, weights and settings are this run's.
 
         Else all that an earlier run left under the scan's name is removed, so that a scan that fails, or a
-        run that is killed, leaves no result of another scan or other settings.
+        run that is killed, leaves no result of another scan or other settings. The result of a scan that
+        cannot be reached now, as on a disk that is not mounted, stays.
 
         Raises:
             UsageError: if it is the result of another scan that is still there, and must not be overwritten.
             OutputError: if a file cannot be removed.
         """
         record = _read(self._path(case))
-        if record is None or "Inputs" not in record:  # none of ours
+        if record is None or not _is_list_of_mappings(record.get("Inputs")):  # none of ours
             return None
-        inputs: list[dict[str, str]] = []
-        with suppress(ScanNotFoundError):
+        try:
             inputs = self.inputs(case)
+        except ScanNotFoundError:
+            if _paths_in(record) == _paths(case):
+                return None
+            inputs = []
         if not self.overwrite:
             if self._is_this_runs(record, case, inputs):
                 return Result(record["Result"], record["Lesions"], inputs, earlier=True)
@@ -194,10 +198,11 @@ class Records:
     def _check_same_scan(self, record: Case, case: Case, inputs: Sequence[Mapping[str, str]]) -> None:
         """Refuse to do another scan of the same name; one that was moved or copied is the same."""
         ours = {os.path.realpath(path) for path in _paths(case)} | {i["SHA256"] for i in inputs}
-        there = [i for i in record["Inputs"] if os.path.exists(i["Path"])]
-        if there and not any(os.path.realpath(i["Path"]) in ours or i["SHA256"] in ours for i in there):
+        there = [path for path in _paths_in(record) if os.path.exists(path)]
+        theirs = {os.path.realpath(path) for path in there} | {i.get("SHA256") for i in record["Inputs"]}
+        if there and not ours & theirs:
             raise UsageError(
-                f"{self.output_dir} holds the result of {there[0]['Path']} under the name {case['name']}: "
+                f"{self.output_dir} holds the result of {there[0]} under the name {case['name']}: "
                 f"choose another output folder, or --overwrite."
             )
 
@@ -323,6 +328,10 @@ def _read(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def _is_list_of_mappings(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+
+
 def _sidecar(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
 
@@ -331,6 +340,11 @@ def _paths(case: Case) -> list[str]:
     """A case's files, those that are missing left out."""
     images: Sequence[Any] = case["image"] if isinstance(case["image"], (list, tuple)) else [case["image"]]
     return [str(path) for path in images if path]
+
+
+def _paths_in(record: Case) -> list[str]:
+    """The files of the case that a record is of."""
+    return [str(one["Path"]) for one in record["Inputs"] if "Path" in one]
 
 
 def _root_of(case: Case) -> Path | None:
@@ -343,10 +357,16 @@ def _named_links(description: Mapping[str, Any] | None, uris: Iterable[str]) -> 
 
     Names that earlier runs gave stay, as their sidecars use them, unless the dataset is there no more.
     """
-    known = (description or {}).get("DatasetLinks", {})
-    links = {name: uri for name, uri in known.items() if os.path.exists(url2pathname(urlsplit(uri).path))}
+    known = (description or {}).get("DatasetLinks") or {}
+    links = {name: uri for name, uri in known.items() if not _is_gone(uri)}
     for uri in uris:
         if uri not in links.values():
             free = (f"raw{n}" if n > 1 else "raw" for n in count(1))
             links[next(name for name in free if name not in links)] = uri
     return links
+
+
+def _is_gone(uri: str) -> bool:
+    """Whether a URI is of a folder of this machine that is not there."""
+    parts = urlsplit(uri)
+    return parts.scheme == "file" and not os.path.exists(url2pathname(parts.path))

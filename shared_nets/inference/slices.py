@@ -16,7 +16,7 @@ from monai.utils import convert_to_dst_type, ensure_tuple_rep
 from torch import Tensor
 from torch.nn import functional as F
 
-from shared_nets.errors import DeviceError, UsageError, WeightsError, is_out_of_memory
+from shared_nets.errors import DeviceError, NetworkOutputError, UsageError, is_out_of_memory
 
 # The logit of what was not computed: a probability of 1e-7, finite in float16.
 NO_LESION_LOGIT = -16.0
@@ -133,7 +133,7 @@ class SliceWindowInferer(Inferer):
         Raises:
             ValueError: if the inputs are not 5-D, or the network returns another size than the window's.
             DeviceError: if the GPU's memory does not suffice for one window.
-            WeightsError: if the network returns NaN or infinite values.
+            NetworkOutputError: if the network returns NaN or infinite values.
         """
         if inputs.dim() != 5:
             raise ValueError(f"Inputs are (N, channels, H, W, slices), not of shape {tuple(inputs.shape)}.")
@@ -181,8 +181,8 @@ class SliceWindowInferer(Inferer):
         logits = torch.where(weight > 0, total / weight, NO_LESION_LOGIT)
         # No probability of these would reach the threshold: the scan would pass for one without lesion.
         if not torch.isfinite(logits).all():
-            raise WeightsError(
-                "The network returned values that are NaN or infinite: compute it in float32, or take other "
+            raise NetworkOutputError(
+                "the network returned values that are NaN or infinite: compute it in float32, or take other "
                 "weights."
             )
         return logits

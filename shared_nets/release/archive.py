@@ -78,12 +78,12 @@ def requirements() -> list[str]:
     """What this package needs, as pip takes it: its declared dependencies without the extras."""
     unpacked = PACKAGE.with_name(REQUIREMENTS)  # in an archive
     if unpacked.is_file():
-        return unpacked.read_text().splitlines()
+        return unpacked.read_text(encoding="utf-8").splitlines()
     project = PACKAGE.with_name("pyproject.toml")  # in a clone, where what is installed may be older
     if project.is_file() and sys.version_info >= (3, 11):
         import tomllib
 
-        return sorted(tomllib.loads(project.read_text())["project"]["dependencies"])
+        return sorted(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"])
     return sorted(line for line in requires("shared_nets") or [] if "extra ==" not in line)
 
 
@@ -278,7 +278,7 @@ def _tree(folder: Path, prefix: str) -> dict[str, bytes]:
 
 def _card(bundle: Path) -> tuple[bytes, dict[str, bytes]]:
     """The model card with its pictures beside it, wherever they lie in the repository."""
-    text = (bundle / "docs" / "README.md").read_text()
+    text = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
     pictures = {}
     for link in set(re.findall(r"!\[[^]]*\]\(((?:\.\./)+[^)]+)\)", text)):
         source = bundle / "docs" / link

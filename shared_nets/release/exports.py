@@ -97,7 +97,7 @@ def describe(metadata: dict[str, Any], weights: str) -> str:
 
 def _metadata(bundle: Path, weights: Path) -> dict[str, Any]:
     """What the bundle tells of itself, with these weights."""
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     digest = sha256(weights)
     if digest in released_sha256(bundle).values():
         return metadata

@@ -84,7 +84,7 @@ def share_weights(
     stored = as_stored(state, str(weights), half)
     summary = _summary(evaluation)
     checked = _is_of(evaluation, weights, state)
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     start = f"{metadata['name']} {metadata['version']}"
     with new_folder(output) as part:
         shutil.copytree(bundle / "configs", part / "configs")
@@ -132,7 +132,7 @@ def _is_of(evaluation: Path, weights: Path, state: dict[str, Tensor]) -> bool:
     if not path.is_file():
         return False
     try:
-        evaluated = json.loads(path.read_text())
+        evaluated = json.loads(path.read_text(encoding="utf-8"))
         name, digest = evaluated["Weights"], evaluated["WeightsSHA256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged: evaluate the weights again.") from error
@@ -166,7 +166,7 @@ def _metrics(summary: pd.DataFrame) -> dict[str, Any]:
 def _card(bundle: Path, metadata: dict[str, Any], summary: pd.DataFrame, checked: bool) -> str:
     """The bundle's card, with what the new bundle's metadata and the evaluation say in place of its own."""
     authors, start = metadata["authors"], metadata["provenance"]["configs"]
-    card = (bundle / "docs" / "README.md").read_text()
+    card = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
     # In what is kept, a remark in brackets.
     sections = _sections(re.sub(r"\s*\([^()]*\bshipped weights\b[^()]*\)", "", card))
     sections["Data"] = f"As stated by {authors}:\n\n{metadata['data_source']}"
@@ -202,7 +202,7 @@ def _sections(card: str) -> dict[str, str]:
 
 def _about_peak(bundle: Path, start: str) -> str:
     """A line of the limits, if the configs drop lesions by a probability that other weights have set."""
-    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    config = json.loads((bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
     peak = config.get("peak_threshold")
     if not peak:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from monai.data.utils import pickle_hashing
 from tqdm import tqdm
 
 from shared_nets.data.datasets import as_list
+from shared_nets.errors import UsageError
 
 MEMORY_SHARE = 0.4
 """Of the machine's memory that prepared cases may take; the rest is for the network and everything else."""
@@ -36,8 +38,11 @@ def cached(
             among the processes of ``torchrun``.
         cache_dir: where they are kept on disk when they do not fit into memory, as plain tensors; None
             prepares them anew each time then. A case is also prepared anew when the preprocessing or one of
-            its files has changed.
+            the files or folders that it names has changed.
         quiet: no progress bar.
+
+    Raises:
+        UsageError: if the preprocessing has a lambda, which ``cache_dir`` cannot tell from another.
 
     Returns:
         MONAI's ``CacheDataset`` (in memory), ``PersistentDataset`` (on disk) or ``Dataset`` (neither).
@@ -50,8 +55,18 @@ def cached(
     if cache_dir is None:
         return Dataset(data, transform)
     return PersistentDataset(
-        data, transform, cache_dir=cache_dir, hash_func=_hash_with_files, hash_transform=pickle_hashing
+        data, transform, cache_dir=cache_dir, hash_func=_hash_with_files, hash_transform=_hash_of_transforms
     )
+
+
+def _hash_of_transforms(transforms: Any) -> bytes:
+    try:
+        return pickle_hashing(transforms)
+    except (pickle.PicklingError, AttributeError) as error:
+        raise UsageError(
+            f"The preprocessing cannot be kept on disk ({error}): name a function in place of a lambda, or "
+            f"let the cases fit into memory (cache_gb)."
+        ) from error
 
 
 def _hash_with_files(case: dict[str, Any]) -> bytes:

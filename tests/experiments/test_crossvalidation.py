@@ -301,7 +301,7 @@ def test_a_case_more_in_a_folder_is_noticed(bundles: Folders, trees: Folders, tm
         shutil.copy(tree / name.format(1), tree / name.format(6))
     done = strokeseg(*words, "--fold", 0, "--fold", 1)
     assert done.code == 1
-    assert "holds an experiment with other data_sha256" in done.err
+    assert "holds an experiment with other cases" in done.err
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,15 @@ def test_options_that_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     words.remove("--odd name")
     monkeypatch.setattr(sys, "argv", [MONAI, "run", "evaluating", *words])
     check_run(tmp_path)
+    # What tracking takes, what Fire takes, and MONAI's other commands.
+    tracking = ["--tracking", "mlflow", "--tracking_uri", "x", "--run_name", "y", "--experiment_name=z"]
+    for command in (
+        ["run", "evaluating", "--config_file", files, *tracking, "--", "--trace"],
+        ["run", "--config_file", files, "--+imports", "['$import os']"],
+        ["run_workflow", "--workflow_type", "train", "--config_file", files],
+    ):
+        monkeypatch.setattr(sys, "argv", [MONAI, *command])
+        check_run(tmp_path)
     # Another program's options are its own.
     monkeypatch.setattr(sys, "argv", ["program.py", "--config_file", files, "--zzz", "1"])
     check_run(tmp_path)

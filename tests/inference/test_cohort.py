@@ -43,11 +43,13 @@ VOXEL_ML = 1.25 * 3 / 1000
 
 
 class Bright(nn.Module):
-    """Lesion is what is brighter than 0.8; a value above 5 is a bug."""
+    """Lesion is what is brighter than 0.8; a value above 5 is a bug, one above 3 overflows."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.max() > 5:
             raise TypeError("unsupported operand\nwith details")
+        if x.max() > 3:
+            return x / 0 - x / 0
         return 100 * (x - 0.8)
 
 
@@ -165,6 +167,7 @@ def test_every_kind_of_failure_is_one_sentence(first: str, tmp_path: Path) -> No
         {"image": str(tmp_path / "absent.nii.gz"), "name": "absent"},
         save(tmp_path, "negative", (LEFT,), -1.0),
         save(tmp_path, "bug", (LEFT,), 9.0),
+        save(tmp_path, "overflow", (LEFT,), 4.0),
     ]
     good = [save(tmp_path, "good1", (LEFT,)), save(tmp_path, "good2")]
     cases = {"a": bad + good, "b": [good[0], *bad, good[1]], "z": good + bad}[first]
@@ -177,6 +180,8 @@ def test_every_kind_of_failure_is_one_sentence(first: str, tmp_path: Path) -> No
     bug = "bug: unexpected TypeError: unsupported operand; run again with debug to see where."
     assert rows.loc["bug"].message == bug
     assert rows.loc["absent"].message.startswith("absent: unexpected ")
+    overflow = "overflow: the network returned values that are NaN or infinite"
+    assert rows.loc["overflow"].message.startswith(overflow)
     assert rows.loc["good1"].side == "left"
     assert rows.loc["good2"].side == "none"
 

@@ -194,6 +194,27 @@ def test_a_mask_that_is_not_known_as_ours_stays_when_its_scan_fails(
     assert results(out, "a") == MASK
 
 
+def test_a_scan_out_of_reach_keeps_its_result(run: Run, tmp_path: Path) -> None:
+    """As on a disk that is not mounted; there again, it is not done anew."""
+    scans = of_patient(tmp_path / "disk", (LEFT,))
+    assert run(scans) == ["T1"]
+    (tmp_path / "disk").rename(tmp_path / "away")
+    with pytest.raises(SystemExit):
+        run(scans)
+    assert (tmp_path / "out" / f"T1{MASK_SUFFIX}").is_file()
+    (tmp_path / "away").rename(tmp_path / "disk")
+    assert run(scans) == []
+
+
+@pytest.mark.parametrize("inputs", [None, {}, [None], ["T1.nii.gz"]])
+def test_a_record_that_was_edited_is_none_of_ours(run: Run, tmp_path: Path, inputs: object) -> None:
+    scans = of_patient(tmp_path / "A", (LEFT,))
+    run(scans)
+    sidecar = tmp_path / "out" / f"T1{MASK_SUFFIX}".replace(".nii.gz", ".json")
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"Inputs": inputs}))
+    assert run(scans) == ["T1"]
+
+
 def of_patient(folder: Path, lesions: tuple, name: str = "T1") -> list[dict]:
     folder.mkdir(exist_ok=True)
     return [save(folder, name, lesions)]

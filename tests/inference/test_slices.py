@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from shared_nets.errors import DeviceError, WeightsError
+from shared_nets.errors import DeviceError, NetworkOutputError
 from shared_nets.inference import SliceWindowInferer
 from shared_nets.inference.slices import NO_LESION_LOGIT
 
@@ -274,7 +274,7 @@ def test_values_that_are_not_finite_do_not_pass_for_no_lesion(value: float) -> N
         logits[-1, 0, 3, 3] = value
         return logits
 
-    with pytest.raises(WeightsError, match="NaN or infinite"):
+    with pytest.raises(NetworkOutputError, match="NaN or infinite"):
         SliceWindowInferer((8, 8))(torch.rand(1, 1, 8, 8, 3) + 0.1, overflowing)
 
 

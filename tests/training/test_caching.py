@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from monai.data import Dataset, PersistentDataset
-from monai.transforms import Compose, MapTransform, RandFlipd
+from monai.transforms import Compose, Lambdad, MapTransform, RandFlipd
 
+from shared_nets.errors import UsageError
 from shared_nets.training.caching import CasesInMemory, cached, memory_gb, prepared_gb
 
 
@@ -62,6 +63,11 @@ class ReadAndScale(MapTransform):
 
     def __call__(self, data: Any) -> dict[str, Any]:
         return {key: torch.tensor([self.factor * float(Path(data[key]).read_text())]) for key in self.keys}
+
+
+def test_a_lambda_cannot_be_told_from_another_on_disk(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name a function in place of a lambda"):
+        cached(DATA, Compose([Lambdad("image", lambda n: torch.ones(2**17) * n)]), 0, tmp_path, quiet=True)
 
 
 def test_what_changed_is_prepared_anew(tmp_path: Path) -> None:
