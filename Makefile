@@ -6,7 +6,7 @@
 # make test-monailabel   the bundles in MONAI Label's own server, in an environment of its own
 # make monailabel-pictures  draw docs/images/monai_label*.png anew, from what that server returns
 # make test-elsewhere    federated learning and tracking
-# make test-datasets     each dataset's layout from its folder to the papers' tables, both bundles
+# make test-datasets     each dataset's layout from its folder to the papers' tables, both bundles; fine-tuning's benchmark
 # make test-release      the released archives in an environment with nothing but what they declare
 
 PYTHON ?= python3
@@ -56,7 +56,8 @@ test-elsewhere: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/bundles/test_federated.py tests/bundles/test_tracking.py
 
 test-datasets: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "long or not long" tests/experiments/test_datasets_to_tables.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "long or not long" tests/experiments/test_datasets_to_tables.py \
+		tests/experiments/test_finetuning_benchmark.py
 
 .venv-monailabel/installed: pyproject.toml constraints.txt tests/annotation/requirements.txt
 	$(PYTHON) -m venv .venv-monailabel

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(3600)  # several commands, on a busy machine
 
 SETS = [
     pytest.param("xnet", "atlas", datasets.atlas_r11, [], id="atlas-r1.1"),
-    pytest.param("cnnres", "isles2022", datasets.isles2022, [], id="isles2022"),
+    pytest.param("cnnres", "isles2022", datasets.isles2022, [], marks=long, id="isles2022"),
     pytest.param(
         "xnet", "atlas", datasets.atlas_r11_normalised, ["--split", "unshuffled"], id="r1.1-229", marks=long
     ),

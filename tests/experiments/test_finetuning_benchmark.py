@@ -12,11 +12,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import pytest
 
 from tests.bundles.test_workflows import items
 from tests.commands import ROOT
 
 
+@pytest.mark.long
 def test_before_and_after_on_cases_it_was_not_tuned_on(
     bundles: Mapping[str, Path], trees: Mapping[str, Path], tmp_path: Path
 ) -> None:
