@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -36,8 +38,7 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         OutputError: if there is no space or permission, or a folder of that name.
     """
     path = Path(path)
-    # In the same folder, since only a rename within one file system is a single step.
-    part = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.part")
+    part = _part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -96,7 +97,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists():
         raise UsageError(f"{path} is there already; remove it, or choose another folder.")
-    part = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.part")
+    part = _part_of(path)
     try:
         yield part
         part.rename(path)
@@ -104,6 +105,25 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         raise OutputError(f"{path} cannot be written: {reason(error)}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _part_of(path: Path) -> Path:
+    """A new name in the same folder, since only a rename within one file system is a single step."""
+    return path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """
+    A JSON file's mapping; an empty one where there is none, or the file is broken.
+
+    Args:
+        path: any file, there or not.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 @contextmanager

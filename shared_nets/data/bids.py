@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from shared_nets.data.names import stem_of
 from shared_nets.errors import ScanNotFoundError
+from shared_nets.files import read_json
 
 
 def is_bids(folder: Path) -> bool:
@@ -76,11 +76,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     Args:
         path: the scan or mask.
     """
-    try:
-        content = json.loads(path.with_name(f"{stem_of(path)}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_json(path.with_name(f"{stem_of(path)}.json"))
 
 
 def has_bval(path: Path) -> bool:

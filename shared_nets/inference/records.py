@@ -114,8 +114,8 @@ class Records:
             UsageError: if it is the result of another scan that is still there, and must not be overwritten.
             OutputError: if a file cannot be removed.
         """
-        record = _read(self._path(case))
-        if record is None or not _is_list_of_mappings(record.get("Inputs")):  # none of ours
+        record = files.read_json(self._path(case))
+        if not _is_list_of_mappings(record.get("Inputs")):  # none of ours
             return None
         try:
             inputs = self.inputs(case)
@@ -161,7 +161,9 @@ class Records:
         roots = dict.fromkeys(root for case in cases if "folder" in case for root in [_root_of(case)] if root)
         if not roots:
             return
-        links = _named_links(_read(self.output_dir / DESCRIPTION), [root.as_uri() for root in roots])
+        links = _named_links(
+            files.read_json(self.output_dir / DESCRIPTION), [root.as_uri() for root in roots]
+        )
         self.links = {root: name for root in roots for name, uri in links.items() if uri == root.as_uri()}
         description = {
             "Name": f"Stroke lesions by {self.made_by['Name']}",
@@ -308,7 +310,7 @@ def plain(value: Any) -> Any:
 
 
 def _made_by(bundle_root: Path, weights: Path) -> dict[str, Any]:
-    metadata = _read(bundle_root / "configs" / "metadata.json") or {}
+    metadata = files.read_json(bundle_root / "configs" / "metadata.json")
     config = bundle_root / "configs" / "inference.json"
     return {
         "Name": metadata.get("name", bundle_root.name),
@@ -317,15 +319,6 @@ def _made_by(bundle_root: Path, weights: Path) -> dict[str, Any]:
         "ConfigSHA256": files.sha256(config) if config.is_file() else "n/a",
         "CodeVersion": __version__,
     }
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON file's mapping; None where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _is_list_of_mappings(value: object) -> bool:
@@ -351,13 +344,13 @@ def _root_of(case: Case) -> Path | None:
     return dataset_root(_paths(case)[0])
 
 
-def _named_links(description: Mapping[str, Any] | None, uris: Iterable[str]) -> dict[str, str]:
+def _named_links(description: Mapping[str, Any], uris: Iterable[str]) -> dict[str, str]:
     """
     BIDS's DatasetLinks: ``raw``, ``raw2``... and the URI of each dataset.
 
     Names that earlier runs gave stay, as their sidecars use them, unless the dataset is there no more.
     """
-    known = (description or {}).get("DatasetLinks") or {}
+    known = description.get("DatasetLinks") or {}
     links = {name: uri for name, uri in known.items() if not _is_gone(uri)}
     for uri in uris:
         if uri not in links.values():
