@@ -24,19 +24,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shared_nets import CNNRes, UNet, XNet
+from shared_nets.bundles import MODALITIES, Model
 from shared_nets.inference import for_inference
 from shared_nets.inference.backends import BFLOAT16_BACKENDS, CPU_BACKENDS, CompiledNetwork
 from shared_nets.networks.upsampling import UpConv
 from shared_nets.precision import half_pays
-
-CHANNELS = {"xnet": 1, "cnnres": 2}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=CHANNELS, default="xnet")
+    parser.add_argument("--model", choices=[model.value for model in MODALITIES], default="xnet")
     parser.add_argument("--size", type=int, nargs=2, default=(224, 192))
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
@@ -45,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
-    x = torch.rand(options.batch, CHANNELS[options.model], *options.size)
+    x = torch.rand(options.batch, len(MODALITIES[Model(options.model)]), *options.size)
 
     run = candidates(options.model)
     if options.keras:

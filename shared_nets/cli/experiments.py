@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_nets.bundles import Model, bundle_folder
+from shared_nets.bundles import MODALITIES, Model, bundle_folder
 from shared_nets.errors import UsageError, tell_errors_in_words
-from shared_nets.experiments.methods import BUNDLES, CHANNELS, METHODS, Comparison
+from shared_nets.experiments.methods import BUNDLES, METHODS, Comparison
 
 
 class Weights(str, Enum):
@@ -146,7 +146,7 @@ def table(
     from shared_nets.experiments.tables import compare, write_table
 
     silent = {"quiet": quiet, "debug": debug}
-    methods, channels = METHODS[which], CHANNELS[BUNDLES[which]]
+    methods, channels = METHODS[which], len(MODALITIES[Model(BUNDLES[which])])
     experiments = {
         method.name: Experiment(
             folder,

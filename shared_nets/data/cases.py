@@ -275,7 +275,7 @@ def _read_tree(
         raise ScanNotFoundError(
             f"{tree} has no folder {images.name}, where its {section} scans are looked for."
         )
-    cases = _group(_of_modalities(images, _scans_in(images), modalities), modalities)
+    cases = _group(_of_modalities(images, _readable(images, _search(images)), modalities), modalities)
     if not os.path.isdir(labels):
         if labelled:
             raise ScanNotFoundError(

@@ -10,15 +10,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import nibabel as nib
 from tqdm import tqdm
 
 from shared_nets.affine import voxel_ml
 from shared_nets.data.checks import check_same_grid
 from shared_nets.data.datasets import Found, Item, as_list
-from shared_nets.data.loading import read_mask
+from shared_nets.data.loading import read_grid, read_mask
 from shared_nets.data.splits import FOLDS, folds_of, parts_of, read_fold, unshuffled_folds
-from shared_nets.errors import ScanNotFoundError, StrokeSegError, UnreadableScanError, UsageError
+from shared_nets.errors import ScanNotFoundError, StrokeSegError, UsageError
 from shared_nets.files import write_bytes
 
 Split = Callable[[Sequence[Item]], dict[str, Any]]
@@ -133,20 +132,16 @@ def lesion_ml(item: Item) -> float:
     The volume of a case's masks, merged.
 
     Raises:
-        StrokeSegError: if a mask cannot be used, or does not lie on the grid of its scan.
+        StrokeSegError: if the scan cannot be read, or a mask cannot be used or lies on another grid.
     """
     scan = str(next(path for path in as_list(item["image"]) if path))
-    try:
-        header: Any = nib.load(scan)
-        shape = header.shape[:3]
-    except Exception as error:
-        raise UnreadableScanError(f"{scan} cannot be read: copy or convert the scan again.") from error
+    affine, shape = read_grid(scan)
     merged: Any = 0
     for path in as_list(item["label"]):
         mask = read_mask(str(path))
-        check_same_grid(mask.affine, mask.array.shape[1:], str(path), header.affine, shape, scan)
+        check_same_grid(mask.affine, mask.array.shape[1:], str(path), affine, shape, scan)
         merged = merged | (mask.array != 0)
-    return float(merged.sum()) * voxel_ml(header.affine)
+    return float(merged.sum()) * voxel_ml(affine)
 
 
 def relative_to(item: Item, folder: Path) -> Item:

@@ -11,7 +11,7 @@ from typing import Any
 
 from shared_nets.data.bids import read_sidecar, scans_of_dataset
 from shared_nets.data.cases import find_cases
-from shared_nets.data.names import SCAN_SUFFIXES, case_name, modality_of, subject_of
+from shared_nets.data.names import SCAN_SUFFIXES, case_name, modality_of, stem_of, subject_of
 from shared_nets.errors import ScanNotFoundError, UsageError
 
 Item = dict[str, Any]
@@ -130,7 +130,7 @@ def read_isles2022(folder: Path) -> Found:
     files = [p for p in files_of(folder) if p.name.startswith("sub-strokecase")]
     cases: dict[tuple[str, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in files:
-        kind = "mask" if stem(path).endswith("_msk") else modality_of(path)
+        kind = "mask" if stem_of(path).endswith("_msk") else modality_of(path)
         cases[entity(path, "sub") or "", entity(path, "ses") or "ses-0001"][str(kind)].append(path)
     if not any(kinds.get("DWI") for kinds in cases.values()):
         raise ScanNotFoundError(
@@ -183,7 +183,7 @@ def read_spes(folder: Path, channels: Sequence[str] = ("DWI", "T2"), label: str 
         )
     cases: dict[str, dict[str, Path]] = defaultdict(dict)
     for path in files_of(folder):
-        words = {word.lower() for word in re.split(r"[^A-Za-z0-9]+", stem(path))}
+        words = {word.lower() for word in re.split(r"[^A-Za-z0-9]+", stem_of(path))}
         kind = next((known[word] for word in words if word in known), None)
         kind = next((name for name in SPES_LABELS if f"{name}label" in words), kind)
         inside = path.relative_to(folder).parts
@@ -272,14 +272,16 @@ def read_folder(folder: Path, modalities: Sequence[str] = ("T1w",)) -> Found:
     files = files_of(folder)
     masks: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for path in drawn_by_readers((p for p in files if modality_of(p) == "mask"), found):
-        masks[path.parent, re.split(r"(?i)[_\-. ]?(label|lesion|mask|msk|seg)", stem(path))[0]].append(path)
+        masks[path.parent, re.split(r"(?i)[_\-. ]?(label|lesion|mask|msk|seg)", stem_of(path))[0]].append(
+            path
+        )
     scans = [str(p) for p in files if modality_of(p) not in ("mask", "ADC")]
     if not scans:
         raise ScanNotFoundError(f"{folder} has no scans: name a folder of scans with their masks.")
     used: set[tuple[Path, str]] = set()
     for case in find_cases(scans, "test", modalities, labelled=False):
         first = Path(next(p for p in as_list(case["image"]) if p))
-        starts = {case["name"], stem(first), re.sub(r"[_\-. ][A-Za-z0-9]+$", "", stem(first))}
+        starts = {case["name"], stem_of(first), re.sub(r"[_\-. ][A-Za-z0-9]+$", "", stem_of(first))}
         keys = [key for key in masks if key[0] == first.parent and key[1] in starts]
         used |= set(keys)
         item = {"image": case["image"], "name": case["name"], "subject": subject_of(case)}
@@ -343,9 +345,9 @@ def drawn_by_readers(masks: Iterable[Path], found: Found) -> list[Path]:
 
 def is_lesion_mask(path: Path) -> bool:
     """Whether a BIDS file is a lesion mask: its suffix is mask, msk or dseg, and its name says lesion."""
-    suffix = stem(path).rsplit("_", 1)[-1].lower()
+    suffix = stem_of(path).rsplit("_", 1)[-1].lower()
     label = (entity(path, "label") or "").removeprefix("label-").lower()
-    words = stem(path).lower()
+    words = stem_of(path).lower()
     return suffix in ("mask", "msk", "dseg") and (label == "l" or any(word in words for word in LESION_WORDS))
 
 
@@ -359,14 +361,8 @@ def goes_with(mask: Path, scan: Path) -> bool:
 
 def entity(path: Path, key: str) -> str | None:
     """An entity of a BIDS name, such as ``ses-2``."""
-    found = re.search(rf"(?:^|_)({key}-[A-Za-z0-9+]+)(?=_|$)", stem(path))
+    found = re.search(rf"(?:^|_)({key}-[A-Za-z0-9+]+)(?=_|$)", stem_of(path))
     return found[1] if found else None
-
-
-def stem(path: Path) -> str:
-    """A scan's file name without its ending."""
-    suffix = next((s for s in SCAN_SUFFIXES if path.name.lower().endswith(s)), path.suffix)
-    return path.name[: len(path.name) - len(suffix)]
 
 
 def by_folder(paths: Iterable[Path]) -> dict[Path, list[Path]]:

@@ -278,6 +278,26 @@ def read_scan(scan: Scan, volumes: Sequence[int] = (1,)) -> Volume:
     return volume
 
 
+def read_grid(scan: Scan) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    """
+    Where a scan's voxels lie; they themselves are not read from a NIfTI file.
+
+    Args:
+        scan: as in :func:`read_scan`, of one volume or of two.
+
+    Returns:
+        its affine (4, 4) to RAS mm, and its shape (X, Y, Z).
+
+    Raises:
+        StrokeSegError: the subclass that tells what is wrong with it.
+    """
+    path = scan_name(scan)
+    with _open(scan) as (image, _):
+        shape = check_dimension(image.header, path, volumes=(1, 2))
+        check_affine(image.header, image.affine, path)
+        return np.array(image.affine, dtype=np.float64), shape[:3]
+
+
 def read_mask(path: str) -> Volume:
     """
     Read one lesion mask.

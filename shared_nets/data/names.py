@@ -25,7 +25,7 @@ _WORDS = {
     "FLAIR": "FLAIR",
     "ADC": "adc",
     "mask": "mask msk probseg dseg seg lesion",
-    "other": "T2w T2 T2star T2starw PD PDw bold sbref swi asl cbf cbv tmax ttp T1c T1ce",
+    "other": "T2w T2 T2star T2starw PD PDw T1map T2map PDmap bold sbref swi asl cbf cbv tmax ttp T1c T1ce",
 }
 _MODALITY = {word.lower(): modality for modality, words in _WORDS.items() for word in words.split()}
 # Those of the words that are nothing else in the middle of a name (PD may be a patient).

@@ -179,11 +179,11 @@ def split_cases(pool: Mapping[str, list[Case]], section: Section, fold: int | No
     wanted = 0 if fold is None else fold
     if has_folds:
         folds = sorted({case["fold"] for case in training if "fold" in case})
-        if str(wanted) not in map(str, folds):
+        if wanted not in folds:
             raise UsageError(
                 f"No case of the data list is in fold {wanted}: choose one of {', '.join(map(str, folds))}."
             )
-        held = [str(case.get("fold")) == str(wanted) for case in training]
+        held = [case.get("fold") == wanted for case in training]
     else:
         validating = held_out([subject_of(case) for case in training], wanted, seed)
         held = [subject_of(case) in validating for case in training]

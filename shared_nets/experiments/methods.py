@@ -76,4 +76,3 @@ METHODS: dict[Comparison, tuple[Method, ...]] = {
 """Rows in the papers' order; the last is the one the others are tested against."""
 
 BUNDLES = {Comparison.ablation: "xnet", Comparison.comparison: "xnet", Comparison.acute: "cnnres"}
-CHANNELS = {"xnet": 1, "cnnres": 2}

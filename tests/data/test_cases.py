@@ -137,14 +137,15 @@ def test_flat_folder_leaves_out_what_is_not_the_modality(make: Any) -> None:
 
 def test_what_a_folder_has_beside_its_scans_is_told(make: Any) -> None:
     """T1 and T2 may be points in time; FreeSurfer's files are not read. One line each, however many."""
-    root = make("pat1_T1.nii.gz", "pat1_T2.nii.gz", "fs/fs_T1w.mgz", *(f"old/p{n}_T2.nii" for n in range(5)))
+    files = ["pat1_T1.nii.gz", "pat1_T1map.nii.gz", "pat1_T2.nii.gz", "fs/fs_T1w.mgz"]
+    root = make(*files, *(f"old/p{n}_T2.nii" for n in range(4)))
     make("old/p1.img", "old/p1.hdr")
     with pytest.warns(ScanWarning) as told:
         assert names(find_cases(root)) == ["pat1_T1"]
     assert [str(one.message) for one in told] == [
         f"{root}: left out, convert to NIfTI: fs/fs_T1w.mgz, old/p1.img.",
-        f"{root}: left out, as the names say something else than T1w: pat1_T2.nii.gz, old/p0_T2.nii, "
-        f"old/p1_T2.nii and 3 more; name a file itself to have it segmented.",
+        f"{root}: left out, as the names say something else than T1w: pat1_T1map.nii.gz, pat1_T2.nii.gz, "
+        f"old/p0_T2.nii and 3 more; name a file itself to have it segmented.",
     ]
     assert names(find_cases([root / "pat1_T1.nii.gz", root / "pat1_T2.nii.gz"])) == ["pat1_T1", "pat1_T2"]
 
@@ -621,6 +622,13 @@ def test_results_among_the_scans_are_no_scans(make: Any) -> None:
     assert names(find_cases(root)) == ["a"]
 
 
+def test_a_tree_may_hold_series_and_tells_what_is_not_read(make: Any) -> None:
+    root = make("imagesTs/A.nii.gz", "imagesTs/B.mgz", "imagesTs/C/1")
+    (root / "imagesTs/C/1").write_bytes(bytes(128) + b"DICM")
+    with pytest.warns(ScanWarning, match=r"left out, convert to NIfTI: B\.mgz"):
+        assert images(find_cases(root), root) == ["imagesTs/A.nii.gz", "imagesTs/C"]
+
+
 def test_a_dicom_series_is_its_folder(make: Any) -> None:
     root = make("p1/1.2.840.10/notes.txt", "p2/T1w/1", "p3/DWI/1", "p3/FLAIR/1")
     for folder in ("p1/1.2.840.10", "p2/T1w", "p3/DWI", "p3/FLAIR"):
@@ -663,14 +671,14 @@ def test_bids_dataset(dataset: Path) -> None:
 def test_in_a_bids_dataset_the_suffix_says_what_a_scan_shows(
     dataset: Path, make: Any, modalities: Any, recwarn: Any
 ) -> None:
-    """A map of T1 is neither a T1w nor a DWI. Its other contrasts are no surprise."""
+    """A uniform MP2RAGE is neither a T1w nor a DWI. Maps and other contrasts are no surprise."""
     before = find_cases(dataset, modalities=modalities)
     assert not list(recwarn)
-    make("sub-01/anat/sub-01_T1map.nii.gz", "sub-01/anat/sub-01_UNIT1.nii.gz")
-    make("sub-01/anat/sub-01_inv-1_MP2RAGE.nii.gz")
+    make("sub-01/anat/sub-01_UNIT1.nii.gz", "sub-01/anat/sub-01_inv-1_MP2RAGE.nii.gz")
+    make("sub-01/anat/sub-01_T1map.nii.gz")
     with pytest.warns(ScanWarning, match="the names do not say") as told:
         assert find_cases(dataset, modalities=modalities) == before
-    assert all(name in str(told[0].message) for name in ("sub-01_T1map", "sub-01_UNIT1", "MP2RAGE"))
+    assert all(name in str(told[0].message) for name in ("sub-01_UNIT1", "MP2RAGE"))
 
 
 @pytest.mark.parametrize(

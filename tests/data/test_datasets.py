@@ -263,6 +263,13 @@ def test_folds_that_are_no_numbers_are_told_with_their_item(tmp_path: Path, fold
     assert len(find_cases(path, "test")) == 2  # where folds are not used, whatever stands there is let be
 
 
+def test_an_ending_in_capitals_is_listed(tmp_path: Path) -> None:
+    trees.loose(tmp_path)
+    (tmp_path / "p1_T1w.nii.gz").rename(tmp_path / "p1_T1w.NII.GZ")
+    found = listed(read_folder(tmp_path), tmp_path / "list.json", folds=2)
+    assert by_name(found["training"])["p1_T1w"]["image"] == "p1_T1w.NII.GZ"
+
+
 def bad_values(folder: Path) -> str:
     write(
         folder / "p2_lesion_mask.nii.gz",

@@ -14,6 +14,8 @@ import torch
 from monai.data import MetaTensor
 
 from shared_nets.data import LoadScand
+from shared_nets.data.datalist import make_data_list
+from shared_nets.data.datasets import read_folder
 from shared_nets.data.formats import is_dicom_series
 from shared_nets.errors import ScanGeometryError, ScanNotFoundError, UnreadableScanError
 from tests.data.conftest import asymmetric
@@ -108,6 +110,15 @@ def test_mha(tmp_path: Path, flip: int) -> None:
     pytest.importorskip("itk")
     affine = TURN @ np.diag([flip, 1, 1, 1.0])  # left- and right-handed axes
     check(write_mha(tmp_path / "a.mha", volume(), affine), volume(), affine)
+
+
+def test_mha_with_a_mask_goes_into_a_data_list(tmp_path: Path) -> None:
+    pytest.importorskip("itk")
+    for name in ("a", "b"):
+        write_mha(tmp_path / f"{name}.mha", volume(), TURN)
+        nib.save(nib.Nifti1Image(np.ones(volume().shape, np.uint8), TURN), tmp_path / f"{name}_mask.nii.gz")
+    found = read_folder(tmp_path)
+    assert make_data_list(found, tmp_path / "list.json", folds=2, quiet=True).startswith("2 labelled cases")
 
 
 @pytest.mark.parametrize(
