@@ -222,6 +222,8 @@ def _openvino(network: nn.Module, example: Tensor) -> Run:
         "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
+        # It would bind its threads to the first cores, and processes side by side would share these.
+        "ENABLE_CPU_PINNING": False,
     }
     request = _openvino_core().compile_model(model, "CPU", settings).create_infer_request()
     return lambda x: request.infer([x], share_inputs=True)[0]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -63,6 +67,31 @@ def test_the_same_function_on_every_backend(
         expected = net(x).sigmoid()
         assert expected.std() > 0.05
         torch.testing.assert_close(for_inference(net, backend)(x).sigmoid(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads are bound to cores on Linux")
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_no_thread_is_bound_to_a_core(backend: str) -> None:
+    """Else several processes on one machine compute on the same cores, and others stand idle."""
+    pytest.importorskip(backend)
+    whole = os.sched_getaffinity(0)
+    if len(whole) < 2:
+        pytest.skip("there is one core")
+    thread, seen = threading.get_native_id(), Counter[bool]()
+    net = for_inference(CNNRes(2).eval(), backend)
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            seen[os.sched_getaffinity(thread) == whole] += 1
+
+    with torch.inference_mode(), ThreadPoolExecutor(1) as watching:
+        net(torch.rand(1, 2, 128, 128))  # compiled
+        watching.submit(watch)
+        for _ in range(5):
+            net(torch.rand(4, 2, 128, 128))
+        done.set()
+    assert seen[True] > 10 * seen[False]
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
