@@ -1,11 +1,13 @@
 """
-Thresholds, smallest lesion, mirroring and what FLAIR may do, on validation data: the defaults' table.
+Thresholds, smoothing, mirroring and what FLAIR may do, on validation data: the defaults' table.
 
-    strokeseg simulate --model xnet --masks MASKS --cases 30 --output VALIDATION
-    python benchmarks/choose_settings.py --model xnet --dataset VALIDATION --healthy HEALTHY \
+    strokeseg simulate --model xnet --masks MASKS --seed 1 --cases 15 --output THICK
+    strokeseg simulate --model xnet --masks MASKS --seed 1 --cases 8 --output THIN \
+        --shape 112 96 75 --spacing 2 2
+    python benchmarks/choose_settings.py --model xnet --dataset THICK --dataset THIN --healthy HEALTHY \
         --output docs/results/settings_xnet
 
-Writes OUTPUT.csv, a row a combination, and OUTPUT.md: mean Dice over the dataset's cases, and falsely marked
+Writes OUTPUT.csv, a row a combination, and OUTPUT.md: mean Dice over the datasets' cases, and falsely marked
 mL in them and in scans without lesions. The cases must not be those that the final results are told of.
 """
 
@@ -31,13 +33,21 @@ from shared_nets.inference.masks import hysteresis_mask, without_small_lesions
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 PEAK_THRESHOLDS = (0.0, 0.8, 0.9, 0.95, 0.98, 0.99)
-SMALLEST_ML = (0.0, 0.05, 0.2, 0.5)
-WAYS = {
-    Model.xnet: [{"mirror": mirror} for mirror in (True, False)],
-    Model.cnnres: [
-        {"mirror": mirror, "dwi_decides": decides} for mirror in (False, True) for decides in (False, True)
+SMALLEST_ML = (0.0, 0.05, 0.2)
+WAYS: dict[Model, list[dict[str, Any]]] = {
+    Model.xnet: [
+        *({"mirror": True, "smoothing_mm": mm} for mm in (0.0, 1.5, 2.0)),
+        {"mirror": False, "smoothing_mm": 1.5},
     ],
-}
+    Model.cnnres: [
+        *(
+            {"mirror": mirror, "dwi_decides": False, "smoothing_mm": mm}
+            for mirror in (False, True) for mm in (0.0, 1.5)
+        ),
+        {"mirror": False, "dwi_decides": False, "smoothing_mm": 2.0},
+        {"mirror": False, "dwi_decides": True, "smoothing_mm": 1.5},
+    ],
+}  # fmt: skip
 """How the network is run."""
 
 LIMITS = ("threshold", "peak_threshold", "smallest_lesion_ml")
@@ -47,17 +57,19 @@ Mask = NDArray[np.bool_]
 
 def main(
     model: Annotated[Model, typer.Option(help="Which bundle.")],
-    dataset: Annotated[Path, typer.Option(help="Labelled scans: a folder that `strokeseg simulate` wrote.")],
+    dataset: Annotated[
+        list[Path],
+        typer.Option(help="Labelled scans: a folder that `strokeseg simulate` wrote; may be repeated."),
+    ],
     output: Annotated[Path, typer.Option(help="Name of the tables, without ending.")],
     healthy: Annotated[Path | None, typer.Option(help="Folder of scans without lesions.")] = None,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle folder.")] = None,
 ) -> None:
     """Try all combinations and write the tables."""
-    listed = json.loads((dataset / "datalist.json").read_text())
     cases: list[tuple[Any, Path | None]] = [
-        (in_folder(dataset, case["image"]), dataset / case["label"])
-        for section in ("training", "validation", "test")
-        for case in listed.get(section, [])
+        (in_folder(folder, case["image"]), folder / case["label"])
+        for folder in dataset
+        for case in json.loads((folder / "datalist.json").read_text())["training"]
     ]
     if healthy:
         modalities = ("T1w",) if model is Model.xnet else ("DWI", "FLAIR")

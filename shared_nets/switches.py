@@ -1,4 +1,4 @@
-"""Switches of a config as a command line gives them: every config reads its own through :func:`is_true`."""
+"""Switches and numbers of a config, as a command line gives them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from shared_nets.errors import UsageError
 
 def is_true(value: bool | str) -> bool:
     """
-    Whether a switch is on.
+    Whether a switch is on: every config reads its own through this.
 
     Python Fire, MONAI's command line, turns ``False`` into a boolean and leaves ``false``, which JSON users
     type, as text; any text would count as true.
@@ -23,3 +23,8 @@ def is_true(value: bool | str) -> bool:
     if isinstance(value, bool):
         return value
     raise UsageError(f"{value!r} is neither true nor false: write one of them.")
+
+
+def is_number(value: object) -> bool:
+    """Whether a setting is a number; true and false, which Python counts as such, are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -51,6 +51,10 @@ def predict(
     smallest_lesion_ml: Annotated[
         float | None, typer.Option(min=0, help="Lesions below this volume in mL are dropped.")
     ] = None,
+    smoothing_mm: Annotated[
+        float | None,
+        typer.Option(min=0, help="Logits are averaged over slices this near, in mm; 0 for none."),
+    ] = None,
     mirror: Annotated[
         bool | None,
         typer.Option(
@@ -118,6 +122,7 @@ def predict(
         "threshold": threshold,
         "peak_threshold": peak_threshold,
         "smallest_lesion_ml": smallest_lesion_ml,
+        "smoothing_mm": smoothing_mm,
         "mirror": mirror,
         "dwi_decides": dwi_decides,
         "device": device,

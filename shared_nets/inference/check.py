@@ -12,7 +12,7 @@ from shared_nets.bundles import check_command
 from shared_nets.errors import DeviceError, UsageError, WeightsError, tell_errors_in_words
 from shared_nets.inference.backends import check_backend, check_bfloat16
 from shared_nets.inference.outputs import make_output_folder
-from shared_nets.switches import is_true
+from shared_nets.switches import is_number, is_true
 
 
 def check_run(
@@ -25,6 +25,7 @@ def check_run(
     smallest_lesion_ml: float = 0.0,
     cpu_bfloat16: bool | str = False,
     peak_threshold: float = 0.0,
+    smoothing_mm: float = 0.0,
 ) -> None:
     """
     Make sure that a run can start, and have any error of ours end it with one sentence and exit code 1.
@@ -43,6 +44,7 @@ def check_run(
         smallest_lesion_ml: see :func:`check_limits`.
         cpu_bfloat16: see :func:`~shared_nets.inference.for_inference`.
         peak_threshold: see :func:`check_limits`.
+        smoothing_mm: see :func:`check_limits`.
 
     Raises:
         WeightsError: if the weights are not there.
@@ -55,7 +57,7 @@ def check_run(
     tell_errors_in_words()
     tell_errors_in_words(is_true(debug))
     check_command(sys.argv)
-    check_limits(threshold, smallest_lesion_ml, peak_threshold)
+    check_limits(threshold, smallest_lesion_ml, peak_threshold, smoothing_mm)
     check_network(weights, device, backend, is_true(cpu_bfloat16))
     make_output_folder(output_dir)
 
@@ -90,25 +92,26 @@ def check_network(
             check_bfloat16(device, backend)
 
 
-def check_limits(threshold: float, smallest_lesion_ml: float, peak_threshold: float = 0.0) -> None:
+def check_limits(
+    threshold: float, smallest_lesion_ml: float, peak_threshold: float = 0.0, smoothing_mm: float = 0.0
+) -> None:
     """
     Args:
         threshold: probability from which on a voxel is lesion.
         smallest_lesion_ml: lesions below this volume in mL are dropped.
         peak_threshold: lesions in which no voxel has at least this probability are dropped.
+        smoothing_mm: see :class:`~shared_nets.inference.SliceWindowInferer`.
 
     Raises:
-        UsageError: if a threshold is not a number of 0–1, or the volume not one of at least 0.
+        UsageError: if a threshold is not a number of 0–1, or the volume or distance not one of at least 0.
     """
     for name, value in {"threshold": threshold, "peak_threshold": peak_threshold}.items():
-        if not _is_number(value) or not 0 <= value <= 1:
+        if not is_number(value) or not 0 <= value <= 1:
             raise UsageError(f"{name} is a probability, from 0 to 1, not {value!r}.")
-    if not _is_number(smallest_lesion_ml) or not 0 <= smallest_lesion_ml < math.inf:
+    if not is_number(smallest_lesion_ml) or not 0 <= smallest_lesion_ml < math.inf:
         raise UsageError(f"smallest_lesion_ml is a volume in mL, at least 0, not {smallest_lesion_ml!r}.")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number(smoothing_mm) or not 0 <= smoothing_mm < math.inf:
+        raise UsageError(f"smoothing_mm is a distance in mm, at least 0, not {smoothing_mm!r}.")
 
 
 def check_weights(weights: str | Path) -> None:

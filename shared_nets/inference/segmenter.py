@@ -57,6 +57,7 @@ class LesionSegmenter:
         threshold: probability from which on a voxel is lesion, 0–1.
         peak_threshold: lesions in which no voxel has at least this probability are dropped, 0–1.
         smallest_lesion_ml: lesions below this volume in mL are dropped.
+        smoothing_mm: average logits over neighbouring slices, by a Gaussian of this standard deviation.
         mirror: take the mean of each slice's logits and its left-right mirror image's.
         dwi_decides: for ``cnnres``: what does not show on DWI alone is no lesion, so that FLAIR can take
             lesions away, but add none.
@@ -82,6 +83,7 @@ class LesionSegmenter:
         threshold: float | None = None,
         peak_threshold: float | None = None,
         smallest_lesion_ml: float | None = None,
+        smoothing_mm: float | None = None,
         mirror: bool | None = None,
         dwi_decides: bool | None = None,
         cpu_bfloat16: bool | None = None,
@@ -97,6 +99,7 @@ class LesionSegmenter:
             "threshold": threshold,
             "peak_threshold": peak_threshold,
             "smallest_lesion_ml": smallest_lesion_ml,
+            "smoothing_mm": smoothing_mm,
             "mirror": mirror,
             "dwi_decides": dwi_decides,
             "cpu_bfloat16": cpu_bfloat16,
@@ -114,7 +117,10 @@ class LesionSegmenter:
             weights, device, backend = map(config.get_parsed_content, ("weights", "device", "backend"))
             check_network(weights, device, backend, half)
             threshold, smallest = map(config.get_parsed_content, ("threshold", "smallest_lesion_ml"))
-            check_limits(threshold, smallest, config.get_parsed_content("peak_threshold", default=0.0))
+            peak, smoothing = (
+                config.get_parsed_content(name, default=0.0) for name in ("peak_threshold", "smoothing_mm")
+            )
+            check_limits(threshold, smallest, peak, smoothing)
             self.preprocessing = config.get_parsed_content("preprocessing")
             self.evaluator = config.get_parsed_content("evaluator")
 

@@ -12,6 +12,7 @@ import torch
 from monai.data import MetaTensor
 from monai.data.utils import compute_importance_map
 from monai.inferers import Inferer
+from monai.networks.layers import gaussian_1d
 from monai.utils import convert_to_dst_type, ensure_tuple_rep
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,6 +21,8 @@ from shared_nets.errors import DeviceError, NetworkOutputError, UsageError, is_o
 
 # The logit of what was not computed: a probability of 1e-7, finite in float16.
 NO_LESION_LOGIT = -16.0
+# A probability of 1e-5: when logits of slices are averaged, none of them counts for more than this.
+SUREST_LOGIT = 11.5
 
 
 class Window(NamedTuple):
@@ -45,6 +48,10 @@ class SliceWindowInferer(Inferer):
     of air that is 1.9 standard deviations above its mean, before averaging), at most to five times
     ``background``, so that tissue in a tight field of view does not pass for air.
 
+    A slice is segmented by itself, but a lesion that shows in a single slice of 1 mm is none. With
+    ``smoothing_mm`` the logits of a pixel are averaged over the slices beside it, by a Gaussian; slices
+    that lie far apart stay as they are.
+
     When the GPU's memory is short, the number of windows at a time is halved until it suffices, and
     stays there.
 
@@ -60,11 +67,13 @@ class SliceWindowInferer(Inferer):
         first_channel_decides: where a window has more than its first channel, take the lower of its logits
             and those with the first channel alone (the others zero): the other channels can then take
             lesions away, but add none. Twice the work for such windows.
+        smoothing_mm: standard deviation of that Gaussian in mm; 0 for none. How far slices lie apart is told
+            by the inputs' affine; without one it is 1 mm.
         sw_device: where windows are computed; the inputs' device by default.
         device: where the result is stitched and returned; the inputs' device by default.
 
     Raises:
-        UsageError: if a size, the overlap or the background is out of range.
+        UsageError: if a size, the overlap, the background or the smoothing is out of range.
     """
 
     def __init__(
@@ -77,6 +86,7 @@ class SliceWindowInferer(Inferer):
         background: float = 0.02,
         mirror: bool = False,
         first_channel_decides: bool = False,
+        smoothing_mm: float = 0.0,
         sw_device: torch.device | str | None = None,
         device: torch.device | str | None = None,
     ) -> None:
@@ -88,11 +98,14 @@ class SliceWindowInferer(Inferer):
             raise UsageError(f"overlap is a fraction of the window, from 0 to below 1, not {overlap}.")
         if background < 0:
             raise UsageError(f"background is an intensity of at least 0, not {background}.")
+        if not 0 <= smoothing_mm < math.inf:
+            raise UsageError(f"smoothing_mm is a distance in mm, at least 0, not {smoothing_mm}.")
         self.sw_batch_size = sw_batch_size
         self.overlap = overlap
         self.background = background
         self.mirror = mirror
         self.first_channel_decides = first_channel_decides
+        self.smoothing_mm = smoothing_mm
         self.sw_device = sw_device
         self.device = device
         self.importance = compute_importance_map(self.roi_size, mode=mode, sigma_scale=sigma_scale)
@@ -149,6 +162,13 @@ class SliceWindowInferer(Inferer):
         top, left = padding[2], padding[0]
         logits = logits[:, :, top : top + height, left : left + width]
         logits = logits.unflatten(0, (number, depth)).permute(0, 2, 3, 4, 1).contiguous()
+        if self.smoothing_mm > 0:
+            logits = torch.stack(
+                [
+                    smoothed_across_slices(volume, self.smoothing_mm / distance)
+                    for volume, distance in zip(logits, _slice_distances(inputs), strict=True)
+                ]
+            )
         if isinstance(inputs, MetaTensor):
             meta = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
             return convert_to_dst_type(logits, meta, device=logits.device)[0]
@@ -235,6 +255,29 @@ class SliceWindowInferer(Inferer):
         self.sw_batch_size = tried // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def smoothed_across_slices(logits: Tensor, sigma: float) -> Tensor:
+    """
+    Logits averaged over the slices beside each, by a Gaussian; beyond the ends the last slice is repeated.
+
+    Args:
+        logits: ``(out, H, W, S)``, S slices; those beyond :data:`SUREST_LOGIT` count as that.
+        sigma: standard deviation of the Gaussian, in slices.
+    """
+    weights = gaussian_1d(torch.tensor(float(sigma)), approx="sampled", normalize=True).to(logits)
+    lines = logits.clamp(-SUREST_LOGIT, SUREST_LOGIT).flatten(end_dim=2)[:, None]
+    reach = len(weights) // 2
+    lines = F.conv1d(F.pad(lines, (reach, reach), mode="replicate"), weights[None, None])
+    return lines.reshape(logits.shape)
+
+
+def _slice_distances(inputs: Tensor) -> list[float]:
+    """How far the slices of each volume (N, C, H, W, S) lie apart, in mm."""
+    if not isinstance(inputs, MetaTensor):
+        return [1.0] * len(inputs)
+    affines = inputs.affine.expand(len(inputs), 4, 4)
+    return torch.linalg.vector_norm(affines[:, :3, 2].double(), dim=1).tolist()
 
 
 def _both_ways(network: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from shared_nets.errors import UsageError
 from shared_nets.release.weights import check_architecture, load_weights
+from shared_nets.switches import is_number
 from shared_nets.training.handlers import LAST, in_monai_label
 
 logger = logging.getLogger(__name__)
@@ -48,8 +49,7 @@ def check_training(folder: str | Path, resume: bool, learning_rate: float, **set
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < LEAST[name]:
             raise UsageError(f"{name} is a whole number, at least {LEAST[name]}, not {value!r}.")
-    is_number = isinstance(learning_rate, (int, float)) and not isinstance(learning_rate, bool)
-    if not is_number or not 0 <= learning_rate < math.inf:
+    if not is_number(learning_rate) or not 0 <= learning_rate < math.inf:
         raise UsageError(f"learning_rate is a number, at least 0, not {learning_rate!r}.")
     last = Path(folder) / LAST
     if last.is_file() and not resume and not in_monai_label():

@@ -271,7 +271,9 @@ def test_masks_are_on_the_grid_of_a_turned_scan(bundles: Folders, tmp_path: Path
 
 @both
 def test_evaluation_has_the_settings_of_inference(name: str) -> None:
-    settings = ("spacing", "window", "threshold", "peak_threshold", "smallest_lesion_ml", "mirror")
+    settings = (
+        "spacing", "window", "threshold", "peak_threshold", "smallest_lesion_ml", "smoothing_mm", "mirror",
+    )  # fmt: skip
     configs = ROOT / f"{name}_bundle" / "configs"
     read = [json.loads((configs / f"{file}.json").read_text()) for file in ("inference", "train")]
     for setting in (*settings, *(["dwi_decides"] if name == "cnnres" else [])):
@@ -310,7 +312,7 @@ def test_what_is_evaluated_is_what_is_drawn(trees: Folders, bundles: Folders, tm
     cases = items(tree, name, [1, 2])
     (tree / "list.json").write_text(json.dumps({"validation": cases, "test": cases}))
     settings: dict[str, Any] = {"bundle_root": bundles[name], "dataset_dir": tree / "list.json"}
-    settings |= {"mirror": True, "smallest_lesion_ml": 1}
+    settings |= {"mirror": True, "smallest_lesion_ml": 1, "smoothing_mm": 8}
     evaluating = config(bundles[name], "train", "evaluate")
     dice = []
     for peak in (0.0, 0.65):
@@ -414,7 +416,9 @@ def test_impossible_limits_are_told(trees: Folders, bundles: Folders, tmp_path: 
         "dataset_dir": trees["cnnres"],
         "output_dir": tmp_path / "out",
     }
-    for wrong in ({"threshold": 50}, {"peak_threshold": 98}, {"smallest_lesion_ml": -3}):
+    for wrong in (
+        {"threshold": 50}, {"peak_threshold": 98}, {"smallest_lesion_ml": -3}, {"smoothing_mm": -1},
+    ):  # fmt: skip
         assert_told(bundle(workflow, **known, **wrong), next(iter(wrong)), "not")
     assert not (tmp_path / "out").exists()
 

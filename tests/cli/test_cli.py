@@ -174,7 +174,7 @@ def test_the_same_as_the_bundle(
     done = strokeseg(
         "predict", "--model", name, "--bundle", bundles[name], "--output", "cli", "--save-probability",
         "--threshold", "0.4", "--peak-threshold", "0.45", "--smallest-lesion-ml", "1",
-        "--mirror" if mirror else "--no-mirror", "scans",
+        "--smoothing-mm", "7", "--mirror" if mirror else "--no-mirror", "scans",
         cwd=tmp_path,
     )  # fmt: skip
     assert done.code == 0, done.err
@@ -187,7 +187,7 @@ def test_the_same_as_the_bundle(
     other = bundle(
         config_file=bundles[name] / "configs" / "inference.json", bundle_root=bundles[name],
         dataset_dir=tmp_path / "scans", output_dir=tmp_path / "bundle", save_probability=True, threshold=0.4,
-        peak_threshold=0.45, smallest_lesion_ml=1, mirror=mirror,
+        peak_threshold=0.45, smallest_lesion_ml=1, smoothing_mm=7, mirror=mirror,
     )  # fmt: skip
     assert other.code == 0, other.err
     made = visible(tmp_path / "cli")

@@ -7,11 +7,12 @@ import warnings
 import pytest
 import torch
 from monai.data import MetaTensor
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
 from shared_nets.errors import DeviceError, NetworkOutputError
 from shared_nets.inference import SliceWindowInferer
-from shared_nets.inference.slices import NO_LESION_LOGIT
+from shared_nets.inference.slices import NO_LESION_LOGIT, SUREST_LOGIT
 
 WINDOW = (32, 24)
 
@@ -292,6 +293,9 @@ def test_a_network_that_changes_the_windows_is_told(network: nn.Module) -> None:
         {"overlap": 1.0},
         {"overlap": -0.1},
         {"background": -1},
+        {"smoothing_mm": -1},
+        {"smoothing_mm": float("nan")},
+        {"smoothing_mm": float("inf")},
         {"mode": "linear"},
     ],
 )
@@ -359,3 +363,52 @@ def test_a_slice_without_the_other_channel_among_slices_with_it() -> None:
     image[:, 1, ..., 2] = 0
     found = SliceWindowInferer(WINDOW, first_channel_decides=True)(image, lambda x: x[:, :1] + x[:, 1:])
     torch.testing.assert_close(found, image[:, :1])
+
+
+def with_slices_apart(image: Tensor, *mm: float) -> MetaTensor:
+    """Volumes of oblique slices that lie so far apart."""
+    turn = torch.tensor([[1, 0, 0], [0, 0.6, -0.8], [0, 0.8, 0.6]], dtype=torch.float64)
+    affines = torch.eye(4, dtype=torch.float64).repeat(len(mm), 1, 1)
+    affines[:, :3, :3] = turn @ torch.diag_embed(torch.tensor([[2.0, 2.0, one] for one in mm]).double())
+    return MetaTensor(image, affine=affines[0] if len(mm) == 1 else affines)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mm", [0.7, 1.0, 2.5, 7.0])
+def test_smoothing_is_scipys_along_the_slices(mm: float) -> None:
+    image = volume((40, 30, 12), (slice(5, 30), slice(4, 26), slice(2, 10)))
+
+    def network(x: Tensor) -> Tensor:
+        return 60 * x - 20  # some beyond what counts
+
+    plain = SliceWindowInferer(WINDOW)(image, network)
+    found = SliceWindowInferer(WINDOW, smoothing_mm=1.5)(with_slices_apart(image, mm), network)
+    limited = plain.clamp(-SUREST_LOGIT, SUREST_LOGIT).double().numpy()
+    expected = gaussian_filter1d(limited, 1.5 / mm, axis=-1, mode="nearest")
+    torch.testing.assert_close(found.as_tensor(), torch.from_numpy(expected).float(), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_each_volume_is_smoothed_by_its_own_distance_of_slices() -> None:
+    image = torch.cat([volume((32, 24, 6), (slice(4, 28), slice(2, 20), slice(0, 6)))] * 2)
+    image[1] = image[1].flip(-1)
+    network = pixelwise()
+    inferer = SliceWindowInferer(WINDOW, smoothing_mm=1.5)
+    both = inferer(with_slices_apart(image, 1.0, 3.0), network)
+    for one, mm, result in zip(image, (1.0, 3.0), both, strict=True):
+        torch.testing.assert_close(result, inferer(with_slices_apart(one[None], mm), network)[0])
+    # Without an affine slices lie 1 mm apart.
+    torch.testing.assert_close(inferer(image[:1], network), both[:1].as_tensor())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("mm", "slices", "stays"), [(1, 1, False), (1, 5, True), (6, 1, True)])
+def test_a_lesion_of_one_thin_slice_goes_and_others_stay(mm: float, slices: int, stays: bool) -> None:
+    """The network is fairly sure of the lesion, and of there being none elsewhere."""
+    image = torch.full((1, 1, 32, 24, 15), 0.3)
+    image[..., 10:16, 8:14, 7 : 7 + slices] = 0.9
+    logits = SliceWindowInferer(WINDOW, smoothing_mm=1.5)(
+        with_slices_apart(image, mm), lambda x: torch.where(x > 0.5, 3.0, -5.0)
+    )
+    assert bool((logits > 0).any()) is stays
+    assert not (logits[..., [0, 14]] > 0).any()
