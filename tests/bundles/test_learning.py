@@ -20,7 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # X-Net's batch norms follow by 1 % a step, and need hundreds of steps; here by 10 %.
     "xnet": {
         "slices_per_scan": 2,
-        "max_epochs": 60,
+        "max_epochs": 45,
         "initialize": str(
             [
                 "$monai.utils.set_determinism(@seed)",
