@@ -265,11 +265,13 @@ def smoothed_across_slices(logits: Tensor, sigma: float) -> Tensor:
         logits: ``(out, H, W, S)``, S slices; those beyond :data:`SUREST_LOGIT` count as that.
         sigma: standard deviation of the Gaussian, in slices.
     """
-    weights = gaussian_1d(torch.tensor(float(sigma)), approx="sampled", normalize=True).to(logits)
-    lines = logits.clamp(-SUREST_LOGIT, SUREST_LOGIT).flatten(end_dim=2)[:, None]
-    reach = len(weights) // 2
-    lines = F.conv1d(F.pad(lines, (reach, reach), mode="replicate"), weights[None, None])
-    return lines.reshape(logits.shape)
+    weights = gaussian_1d(torch.tensor(float(sigma)), approx="sampled", normalize=True).tolist()
+    reach, slices = len(weights) // 2, logits.shape[-1]
+    padded = F.pad(logits.clamp(-SUREST_LOGIT, SUREST_LOGIT), (reach, reach, 0, 0), mode="replicate")
+    smoothed = torch.zeros_like(logits)
+    for first, weight in enumerate(weights):  # a convolution would be one of bfloat16 under autocast
+        smoothed += weight * padded[..., first : first + slices]
+    return smoothed
 
 
 def _slice_distances(inputs: Tensor) -> list[float]:

@@ -389,6 +389,16 @@ def test_smoothing_is_scipys_along_the_slices(mm: float) -> None:
 
 
 @torch.no_grad()
+def test_smoothing_is_in_float32_under_autocast() -> None:
+    image = volume((32, 24, 6), (slice(4, 28), slice(2, 20), slice(0, 6)))
+    inferer = SliceWindowInferer(WINDOW, smoothing_mm=1.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = inferer(image, lambda x: 20 * x - 10)  # not computed otherwise under autocast
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, inferer(image, lambda x: 20 * x - 10))
+
+
+@torch.no_grad()
 def test_each_volume_is_smoothed_by_its_own_distance_of_slices() -> None:
     image = torch.cat([volume((32, 24, 6), (slice(4, 28), slice(2, 20), slice(0, 6)))] * 2)
     image[1] = image[1].flip(-1)
