@@ -118,9 +118,10 @@ def test_no_batch_pulls_the_weights_far() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_slices_come_from_as_many_processes_as_asked(tmp_path: Path, workers: int) -> None:
+    others = set(multiprocessing.active_children())  # an earlier test's may still be ending
     train_tiny(tmp_path / "tiny.ckpt", 0.02, workers)
     assert read_checkpoint(tmp_path / "tiny.ckpt")["step"] > 0
-    assert len(multiprocessing.active_children()) == 0
+    assert not set(multiprocessing.active_children()) - others
 
 
 def test_a_gpu_is_fed_by_every_core_but_one(monkeypatch: pytest.MonkeyPatch) -> None:
