@@ -31,6 +31,21 @@ from shared_nets.errors import ScanNotFoundError, UsageError, few, warn_of_scan
 # Auto3DSeg's data lists say "testing".
 _SECTION_KEYS = {"training": ("training",), "validation": ("validation",), "test": ("test", "testing")}
 
+LeftOut = dict[str, list[str]]  # by the reason, files
+
+
+class Cases(list[Case]):
+    """
+    Cases, and what lay beside them.
+
+    Attributes:
+        left_out: by the reason, the files that are in no case.
+    """
+
+    def __init__(self, cases: Iterable[Case] = (), left_out: LeftOut | None = None) -> None:
+        super().__init__(cases)
+        self.left_out = left_out or {}
+
 
 def find_cases(
     source: Any,
@@ -41,7 +56,7 @@ def find_cases(
     labelled: bool | None = None,
     participants: Any = (),
     sessions: Any = (),
-) -> list[Case]:
+) -> Cases:
     """
     List the cases of one section, ready for a MONAI ``Dataset``.
 
@@ -70,7 +85,7 @@ def find_cases(
         belong in a derivatives dataset, ``sub-1/anat`` say), and every other key of a data list's item.
         The split is by subject and depends on the subjects' names, ``seed`` and ``fold`` alone. Validation
         of a single subject is empty. An image inside a data list may be missing: its own loading fails, the
-        others go on.
+        others go on. ``left_out`` of the list tells what was found and is no case.
 
     Warns:
         ScanWarning: naming what was left out, once for each reason.
@@ -92,6 +107,7 @@ def find_cases(
     wanted: tuple[str, ...] = ("test",) if section == "test" else ("training", "validation")
     pools: dict[str, list[Case]] = {}
     loose: list[Path] = []
+    left_out: LeftOut = {}
     results: dict[str, str] = {}  # of the scans of BIDS datasets, by path
     waiting = deque(sources)
     while waiting:
@@ -109,7 +125,7 @@ def find_cases(
             if not labelled and _is_dataset(path):
                 part = {}
                 files = scans_of_dataset(path, SCAN_SUFFIXES, _labels(participants), _labels(sessions))
-                files = _of_modalities(path, files, modalities, by_suffix=True)
+                files = _of_modalities(path, files, modalities, left_out, by_suffix=True)
                 results |= {str(p): (p.parent.parent.relative_to(path) / "anat").as_posix() for p in files}
             elif _labels(participants) or _labels(sessions):
                 raise UsageError(
@@ -118,12 +134,12 @@ def find_cases(
                     f"labels by commas."
                 )
             else:
-                part, files = _read_source(path, section, modalities, labelled)
+                part, files = _read_source(path, section, modalities, labelled, left_out)
             loose += files
         for key, cases in part.items():
             pools.setdefault(key, []).extend(cases)
     if loose:
-        pools.setdefault("test", []).extend(_group(loose, modalities))
+        pools.setdefault("test", []).extend(_group(loose, modalities, left_out))
     said = ", ".join(str(one) for one in sources)
     if labelled and loose:
         raise UsageError(
@@ -139,14 +155,19 @@ def find_cases(
     chosen = pool.get("test", []) if section == "test" else split_cases(pool, section, fold, seed)
     if not chosen and section != "validation":
         raise ScanNotFoundError(f"{said} has no {section} cases: name a source that has some.")
-    return chosen
+    return Cases(chosen, left_out)
+
+
+def left_out_of(cases: Sequence[Mapping[str, Any]]) -> LeftOut:
+    """By the reason, the files that `find_cases` found and are in no case; none of another list of cases."""
+    return cases.left_out if isinstance(cases, Cases) else {}
 
 
 # ---- sources ----
 
 
 def _read_source(
-    path: Path, section: Section, modalities: tuple[str, ...], labelled: bool
+    path: Path, section: Section, modalities: tuple[str, ...], labelled: bool, left_out: LeftOut
 ) -> tuple[dict[str, list[Case]], list[Path]]:
     """Cases by section from a tree or data list, or the loose scans of a folder or file."""
     if path.suffix.lower() == ".json":
@@ -156,8 +177,8 @@ def _read_source(
     if not os.path.isdir(path):
         raise ScanNotFoundError(f"{path} is not there: check the path, which follows the working directory.")
     if any(os.path.isdir(path / name) for name in ("imagesTr", "imagesTs")):
-        return _read_tree(path, section, modalities, labelled), []
-    return {}, _of_modalities(path, _readable(path, _search(path)), modalities)
+        return _read_tree(path, section, modalities, labelled, left_out), []
+    return {}, _scans_of(path, modalities, left_out)
 
 
 def _absolute(path: object, folder: Path | str = "") -> Path:
@@ -199,16 +220,22 @@ def _search(folder: Path, seen: frozenset[str] = frozenset()) -> list[Path]:
     return scans
 
 
-def _readable(folder: Path, files: list[Path]) -> list[Path]:
-    """A folder's scans but those of formats that are not read; warns of these."""
-    unread = {p for p in files if p.name.lower().endswith(UNREAD_SUFFIXES)}
+def _scans_of(folder: Path, modalities: tuple[str, ...], left_out: LeftOut) -> list[Path]:
+    """The scans in a folder and its subfolders that are read and may show what is wanted."""
+    files = _search(folder)
+    unread = [p for p in files if p.name.lower().endswith(UNREAD_SUFFIXES)]
     if unread:
-        warn_of_scan(f"{folder}: left out, convert to NIfTI: {_few_in(folder, sorted(unread))}.")
-    return [p for p in files if p not in unread]
+        why = "they are neither NIfTI, MHA, NRRD nor DICOM"
+        _leave_out(left_out, why, sorted(unread), folder, "convert them to NIfTI")
+    return _of_modalities(folder, [p for p in files if p not in set(unread)], modalities, left_out)
 
 
 def _of_modalities(
-    folder: Path, files: list[Path], modalities: tuple[str, ...], by_suffix: bool = False
+    folder: Path,
+    files: list[Path],
+    modalities: tuple[str, ...],
+    left_out: LeftOut,
+    by_suffix: bool = False,
 ) -> list[Path]:
     """
     Those of a folder's scans that may show what is wanted; warns of others, but for masks and ADC maps.
@@ -232,11 +259,19 @@ def _of_modalities(
         )
     if odd := silent if by_suffix else others:
         say = "do not say" if by_suffix else "say something else than"
-        warn_of_scan(
-            f"{folder}: left out, as the names {say} {_words(modalities)}: {_few_in(folder, odd)}; name a "
-            f"file itself to have it segmented."
-        )
+        why = f"the names {say} {_words(modalities)}"
+        _leave_out(left_out, why, odd, folder, "name a file itself to have it segmented")
     return scans
+
+
+def _leave_out(
+    left_out: LeftOut, why: str, files: Sequence[str | Path], folder: Path | None = None, advice: str = ""
+) -> None:
+    """Keep in mind, and warn, that files are in no case; they are named from ``folder`` on."""
+    left_out.setdefault(why, []).extend(map(str, files))
+    names = [str(Path(file).relative_to(folder)) if folder else str(file) for file in files]
+    where = f"{folder}: left out" if folder else "Left out"
+    warn_of_scan(f"{where}, as {why}: {few(names)}{advice and '; '}{advice}.")
 
 
 def _read_path_list(path: Path, modalities: tuple[str, ...], labelled: bool) -> tuple[list[Case], list[Path]]:
@@ -266,7 +301,7 @@ def _read_path_list(path: Path, modalities: tuple[str, ...], labelled: bool) -> 
 
 
 def _read_tree(
-    tree: Path, section: Section, modalities: tuple[str, ...], labelled: bool
+    tree: Path, section: Section, modalities: tuple[str, ...], labelled: bool, left_out: LeftOut
 ) -> dict[str, list[Case]]:
     """A Decathlon or nnU-Net tree: ``imagesTr`` with ``labelsTr``, or ``imagesTs``."""
     part, key = ("Ts", "test") if section == "test" else ("Tr", "training")
@@ -275,7 +310,7 @@ def _read_tree(
         raise ScanNotFoundError(
             f"{tree} has no folder {images.name}, where its {section} scans are looked for."
         )
-    cases = _group(_of_modalities(images, _readable(images, _search(images)), modalities), modalities)
+    cases = _group(_scans_of(images, modalities, left_out), modalities, left_out)
     if not os.path.isdir(labels):
         if labelled:
             raise ScanNotFoundError(
@@ -408,7 +443,7 @@ def _channels_of(path: str, modalities: tuple[str, ...]) -> str | list[str | Non
 # ---- files to cases ----
 
 
-def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
+def _group(files: Iterable[Path], modalities: tuple[str, ...], left_out: LeftOut) -> list[Case]:
     """Cases of loose files: one a file for one modality, DWI with FLAIR by name for two."""
     files = list(dict.fromkeys(files))
     scans = [p for p in files if modality_of(p) not in ("mask", "ADC")]
@@ -417,8 +452,7 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
             f"{few([str(p) for p in files])}: named as a mask or ADC map, give a {_words(modalities)} scan."
         )
     if len(scans) < len(files):
-        left_out = [str(p) for p in files if modality_of(p) in ("mask", "ADC")]
-        warn_of_scan(f"Left out, as the names say mask or ADC: {few(left_out)}.")
+        _leave_out(left_out, "the names say mask or ADC", [p for p in files if p not in set(scans)])
 
     numbers: dict[tuple[Path, str], set[int]] = defaultdict(set)
     for p in scans:
@@ -426,7 +460,7 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
             numbers[p.parent, match[1]].add(int(match[2]))
 
     cases: list[Case] = []
-    further: list[str] = []
+    further: list[Path] = []
     groups: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for p in scans:
         parsed = parse_name(p)
@@ -434,7 +468,7 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
         name, modality, key = case_name(p), parsed.modality, patient_key(p, parsed)
         if match and _are_channels(numbers[p.parent, match[1]], len(modalities)):
             if int(match[2]) >= len(modalities):
-                further.append(str(p))
+                further.append(p)
                 continue
             name, modality, key = match[1], modalities[int(match[2])], (p.parent, match[1])
         elif match:
@@ -444,10 +478,8 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...]) -> list[Case]:
         else:
             cases.append({"image": str(p), "name": name})
     if further:
-        warn_of_scan(
-            f"Left out, as the numbers say further channels than {_words(modalities)}: {few(further)}."
-        )
-    return cases + [case for group in groups.values() for case in _pairs(group, modalities)]
+        _leave_out(left_out, f"the numbers say further channels than {_words(modalities)}", further)
+    return cases + [case for group in groups.values() for case in _pairs(group, modalities, left_out)]
 
 
 def _are_channels(numbers: set[int], channels: int) -> bool:
@@ -460,7 +492,7 @@ def _are_channels(numbers: set[int], channels: int) -> bool:
     return (0 in numbers and max(numbers) < 4) or (numbers == {1} and channels > 1)
 
 
-def _pairs(group: dict[str, list[Path]], modalities: tuple[str, ...]) -> list[Case]:
+def _pairs(group: dict[str, list[Path]], modalities: tuple[str, ...], left_out: LeftOut) -> list[Case]:
     """The cases of one patient's session: each DWI with its FLAIR, or each FLAIR alone."""
     first, second = group.get(modalities[0], []), group.get(modalities[1], [])
     if not first:
@@ -473,9 +505,7 @@ def _pairs(group: dict[str, list[Path]], modalities: tuple[str, ...]) -> list[Ca
         cases.append({"image": [str(p), str(other) if other else None], "name": paired_name(p)})
     used = {case["image"][1] for case in cases}
     if unused := [str(p) for p in second if str(p) not in used]:
-        warn_of_scan(
-            f"Left out, as another {modalities[1]} goes with the same {modalities[0]}: {few(unused)}."
-        )
+        _leave_out(left_out, f"another {modalities[1]} goes with the same {modalities[0]}", unused)
     return cases
 
 
@@ -513,10 +543,6 @@ def _make_names_unique(cases: list[Case]) -> None:
     for depth in range(1, max((len(f.parts) for f in folder.values()), default=0)):
         for case in clashing():
             case["name"] = "_".join((*folder[id(case)].parts[1:][-depth:], base[id(case)]))
-
-
-def _few_in(folder: Path, files: Sequence[Path]) -> str:
-    return few([str(p.relative_to(folder)) for p in files])
 
 
 def _words(modalities: Sequence[str]) -> str:

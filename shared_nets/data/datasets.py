@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -304,11 +305,9 @@ def _tree(source: Path, modalities: Sequence[str]) -> Found:
     found.training = [{**case, "subject": subject_of(case)} for case in cases]
     for item in found.training:
         item.pop("fold", None)
-    try:
+    with suppress(ScanNotFoundError):
         tests = find_cases(str(source), "test", modalities)
-    except ScanNotFoundError:
-        tests = []
-    found.test = [{**case, "subject": subject_of(case)} for case in tests]
+        found.test = [{**case, "subject": subject_of(case)} for case in tests]
     return found
 
 

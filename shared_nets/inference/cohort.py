@@ -22,6 +22,7 @@ from monai.engines import Evaluator
 from torch import distributed
 from tqdm import tqdm
 
+from shared_nets.data.cases import left_out_of
 from shared_nets.errors import (
     OutputError,
     StrokeSegError,
@@ -291,6 +292,7 @@ class Cohort:
         if self.records is not None:
             about["model"] = self.records.made_by
             about["settings"] = self.records.settings
+            about["left_out"] = left_out_of(self.dataset.data)
         about |= {"software": software(), "device": str(self.evaluator.state.device), "notice": NOTICE}
         return about | {"scans": [asdict(result) for result in self.results]}
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from shared_nets.data.cases import left_out_of
 from shared_nets.files import write_bytes
 from shared_nets.inference.outputs import MASK_SUFFIX, PICTURE_SUFFIX, result_path
 from shared_nets.inference.records import NOTICE, Records, Result, software
@@ -36,7 +37,7 @@ def write_report(
     Args:
         path: the HTML file.
         results: what came of the scans, in order.
-        cases: the cases they came from, by ``name``.
+        cases: the cases they came from, by ``name``; what `find_cases` left out is listed.
         records: says where results are, and what made them.
 
     Raises:
@@ -54,6 +55,7 @@ def write_report(
         settings=records.settings,
         software=software(),
         failed=[result.row for result in results if result.row["status"] == "failed"],
+        left_out=left_out_of(cases),
         scans=[_scan(result.row, by_name[result.row["scan"]], path.parent) for result in results],
         done=len(done),
         with_lesion=sum(volume > 0 for volume in volumes),

@@ -140,10 +140,17 @@ def test_what_a_folder_has_beside_its_scans_is_told(make: Any) -> None:
     files = ["pat1_T1.nii.gz", "pat1_T1map.nii.gz", "pat1_T2.nii.gz", "fs/fs_T1w.mgz"]
     root = make(*files, *(f"old/p{n}_T2.nii" for n in range(4)))
     make("old/p1.img", "old/p1.hdr")
+    others = ("pat1_T1map.nii.gz", "pat1_T2.nii.gz", *(f"old/p{n}_T2.nii" for n in range(4)))
     with pytest.warns(ScanWarning) as told:
-        assert names(find_cases(root)) == ["pat1_T1"]
+        found = find_cases(root)
+    assert names(found) == ["pat1_T1"]
+    assert found.left_out == {
+        "they are neither NIfTI, MHA, NRRD nor DICOM": [f"{root}/fs/fs_T1w.mgz", f"{root}/old/p1.img"],
+        "the names say something else than T1w": [f"{root}/{name}" for name in others],
+    }
     assert [str(one.message) for one in told] == [
-        f"{root}: left out, convert to NIfTI: fs/fs_T1w.mgz, old/p1.img.",
+        f"{root}: left out, as they are neither NIfTI, MHA, NRRD nor DICOM: fs/fs_T1w.mgz, old/p1.img; "
+        f"convert them to NIfTI.",
         f"{root}: left out, as the names say something else than T1w: pat1_T1map.nii.gz, pat1_T2.nii.gz, "
         f"old/p0_T2.nii and 3 more; name a file itself to have it segmented.",
     ]
@@ -625,7 +632,7 @@ def test_results_among_the_scans_are_no_scans(make: Any) -> None:
 def test_a_tree_may_hold_series_and_tells_what_is_not_read(make: Any) -> None:
     root = make("imagesTs/A.nii.gz", "imagesTs/B.mgz", "imagesTs/C/1")
     (root / "imagesTs/C/1").write_bytes(bytes(128) + b"DICM")
-    with pytest.warns(ScanWarning, match=r"left out, convert to NIfTI: B\.mgz"):
+    with pytest.warns(ScanWarning, match=r"left out, as they are neither .*: B\.mgz; convert them to"):
         assert images(find_cases(root), root) == ["imagesTs/A.nii.gz", "imagesTs/C"]
 
 

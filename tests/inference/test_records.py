@@ -320,6 +320,26 @@ def test_what_is_known_of_a_result(run: Run, scans: list[dict], tmp_path: Path) 
     assert manifest["scans"][0]["inputs"] == about["Inputs"]
 
 
+@pytest.mark.filterwarnings("ignore::shared_nets.data.ScanWarning")
+def test_manifest_and_report_tell_every_file_that_was_left_out(
+    run: Run, scans: list[dict], tmp_path: Path
+) -> None:
+    """Standard error names three of them; all are told to who looks into the results later."""
+    folder = Path(scans[0]["image"]).parent
+    others = [folder / f"p{n}_T2w.nii.gz" for n in range(5)]
+    for path in others:
+        path.touch()
+    assert run(find_cases(folder)) == ["a", "b", "c"]
+    why = "the names say something else than T1w"
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["left_out"] == {why: [str(path) for path in others]}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"5 files left out, as {why}" in page
+    assert all(str(path) in page for path in others)
+    run(scans)
+    assert "left out" not in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_a_result_of_two_scans_is_on_the_grid_of_the_first(tmp_path: Path) -> None:
     (tmp_path / "model.pt").write_bytes(b"weights")
     writer = LesionWriter(tmp_path / "out", save_picture=False)
