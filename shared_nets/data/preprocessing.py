@@ -106,8 +106,8 @@ def _above_air(channel: NDArray[np.float32]) -> NDArray[np.bool_]:
     background = _background(channel)
     # Where the background is one exact value (0, or anything after z-scoring), distance from it is signal.
     signal = channel - channel.min() if background is None else np.abs(channel - background)
-    # Bright fat or vessels must not set the scale.
-    signal = np.minimum(signal, np.percentile(signal[signal > 0], 99.5))
+    # Bright fat, vessels or a corner under a coil must not set the scale; a head fills more than a twentieth.
+    signal = np.minimum(signal, np.percentile(signal[signal > 0], 95))
     if signal.min() == signal.max():
         return signal > 0
     between = threshold_otsu(signal.ravel())

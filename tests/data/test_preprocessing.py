@@ -56,8 +56,9 @@ def overlap(mask: np.ndarray, truth: np.ndarray) -> float:
         (np.where(BRAIN, (scan(skull=False) - 450) / 100, 0), BRAIN),  # z-scored, background 0
         (np.where(BRAIN, scan(skull=False), -1024), BRAIN),
         (scan() + 2000 * ball(SHAPE, (33, 42, 50), 2), HEAD),  # a bright vessel
+        (scan(air=20) * np.where(ball(SHAPE, (0, 0, 0), 26), 1000, 1), HEAD),  # air under a coil
     ],
-    ids=["clean", "noise", "loud", "stripped", "small", "large", "z-scored", "offset", "vessel"],
+    ids=["clean", "noise", "loud", "stripped", "small", "large", "z-scored", "offset", "vessel", "corner"],
 )  # fmt: skip
 def test_head_is_found(image: np.ndarray, truth: np.ndarray) -> None:
     mask = head_mask(image[None].astype(np.float32))
