@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -86,6 +87,17 @@ def check_parts(bundle: Path, purpose: str, parts: Iterable[str]) -> None:
             )
 
 
+def plain_path(path: str | os.PathLike[str]) -> str:
+    """
+    A path as a value in a config: absolute, since MONAI runs what begins with ``$`` and follows ``@`` and
+    ``%``, which names of files may begin with.
+
+    Args:
+        path: any, ``~`` included.
+    """
+    return str(Path(path).expanduser().absolute())
+
+
 def run_inference(bundle: Path, settings: dict[str, Any]) -> None:
     """
     Run a bundle's inference.json with settings overridden.
@@ -103,7 +115,7 @@ def run_inference(bundle: Path, settings: dict[str, Any]) -> None:
     workflow = ConfigWorkflow(
         config_file=str(bundle / "configs" / "inference.json"),
         workflow_type="infer",
-        bundle_root=str(bundle),
+        bundle_root=plain_path(bundle),
         **settings,
     )
     workflow.initialize()

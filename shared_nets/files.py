@@ -120,7 +120,7 @@ def read_json(path: Path) -> dict[str, Any]:
         path: any file, there or not.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

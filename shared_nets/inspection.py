@@ -75,6 +75,8 @@ CODE_SUFFIXES = (
     ".pth",
 )
 WEIGHT_SUFFIXES = (".pt", ".ckpt", ".pkl", ".pickle", ".bin", ".ts", ".npy")
+# References to what stands under "imports": MONAI makes modules of it.
+TO_IMPORTS = re.compile(r"[@%][#:]*imports(?!\w)")
 PLAIN_LOGGING = re.compile(
     r"\(\s*(sys\.std(out|err)\s*,?|'[^']*'(\s*,\s*'[aw]')?\s*,?|\"[^\"]*\"\s*,?)?\s*\)"
 )
@@ -131,6 +133,11 @@ def inspect_bundle(folder: str | Path) -> list[Finding]:
     return findings
 
 
+def visible(text: str) -> str:
+    """The text on one line, control characters escaped: a terminal would let them hide what stands there."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 # ---- configs ----
 
 
@@ -144,13 +151,16 @@ def _in_config(path: Path, name: str) -> Iterator[Finding]:
     for place, key, value in _strings(content):
         where = "#".join([*place, key])
         if value.startswith("$"):
-            yield Finding(name, where, value, is_known_expression(value[1:]))
+            known = is_known_expression(value[1:], may_import=[*place, key][0] == "imports")
+            yield Finding(name, where, value, known)
         elif key == "_target_" and not is_known_component(value):
             yield Finding(name, where, value, False)
         elif key == "_mode_" and value == "debug":
             yield Finding(name, where, "opens a debugger", False)
         elif value.startswith("%") and ("::" in value or value.lower().endswith(CONFIG_SUFFIXES)):
             yield Finding(name, where, f"{value}: takes over another file", False)
+        elif TO_IMPORTS.match(value):
+            yield Finding(name, where, f"{value}: refers to a module", False)
 
 
 def _strings(content: Any) -> Iterator[tuple[tuple[str, ...], str, str]]:
@@ -176,24 +186,32 @@ def _strings(content: Any) -> Iterator[tuple[tuple[str, ...], str, str]]:
         ]
 
 
-def is_known_expression(code: str) -> bool:
+def is_known_expression(code: str, may_import: bool = False) -> bool:
     """
     Whether an expression only uses references, literals, arithmetic and known components.
 
     Args:
         code: the expression without its ``$``.
+        may_import: whether it may be an import, as under ``imports``. Elsewhere the module would be a value
+            whose attributes another expression can reach.
     """
+    if TO_IMPORTS.search(code):
+        return False
     # References (@a#b, %a::b) are values that stand elsewhere in the config.
     plain = re.sub(r"[@%][\w#]+(::[\w#]+)*", "REFERENCE", code.strip())
     try:
         tree = ast.parse(plain)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    own = {"REFERENCE"} | {
+    if not may_import and any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.walk(tree)):
+        return False
+    own = {
         node.arg if isinstance(node, ast.arg) else node.id
         for node in ast.walk(tree)
         if isinstance(node, ast.arg) or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
     }
+    # A name of its own in one place of an expression may be Python's in another.
+    own = {"REFERENCE"} | (own - set(vars(builtins)) - set(KNOWN_ROOTS))
     return all(_is_known_node(node, own) for node in _outermost(tree))
 
 

@@ -24,15 +24,15 @@ def inspect(
     are any: read them first.
     """
     tell_errors_in_words(debug)
-    from shared_nets.inspection import inspect_bundle
+    from shared_nets.inspection import inspect_bundle, visible
 
     findings = inspect_bundle(bundle)
     print(f"{bundle}: configs are programs. Running the bundle runs all of this:")
     file = ""
     for finding in findings:
         if finding.file != file:
-            print(f"\n{(file := finding.file)}")
-        print(" ".join([" " if finding.known else "!", finding.place, finding.code]))
+            print(f"\n{visible(file := finding.file)}")
+        print(" ".join([" " if finding.known else "!", visible(finding.place), visible(finding.code)]))
     unknown = sum(not finding.known for finding in findings)
     print(f"\n{len(findings)} lines, {unknown} of them marked ! to be read first.")
     if unknown:

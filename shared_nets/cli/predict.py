@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_nets.bundles import Backend, Model, bundle_folder, check_settings, run_inference
+from shared_nets.bundles import Backend, Model, bundle_folder, check_settings, plain_path, run_inference
 from shared_nets.errors import UsageError, tell_errors_in_words
 
 
@@ -142,11 +142,11 @@ def predict(
     }
     settings = {key: value for key, value in values.items() if value not in (None, [])}
     settings |= {key: True for key, on in switches.items() if on}
-    settings["output_dir"] = str(output)
+    settings["output_dir"] = plain_path(output)
     if scans:
-        settings["dataset_dir"] = [str(path) for path in scans]
+        settings["dataset_dir"] = [plain_path(path) for path in scans]
     else:
-        settings["dataset_dir"] = [[str(path) if path else None for path in (dwi, flair)]]
+        settings["dataset_dir"] = [[path and plain_path(path) for path in (dwi, flair)]]
     tell_errors_in_words(debug)
     try:
         folder = bundle_folder(model.value, bundle)

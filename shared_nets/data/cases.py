@@ -19,7 +19,9 @@ from shared_nets.data.names import (
     Case,
     case_name,
     first_path,
+    flair_of,
     modality_of,
+    modality_of_folder,
     paired_name,
     parse_name,
     patient_key,
@@ -29,6 +31,8 @@ from shared_nets.data.splits import Section, read_fold, split_cases
 from shared_nets.errors import ScanNotFoundError, UsageError, few, warn_of_scan
 
 # Auto3DSeg's data lists say "testing".
+_OTHER_PARTS_OF_BIDS = ("code", "derivatives", "sourcedata", "stimuli")
+RESULTS_FOLDER = "results_folder"
 _SECTION_KEYS = {"training": ("training",), "validation": ("validation",), "test": ("test", "testing")}
 
 LeftOut = dict[str, list[str]]  # by the reason, files
@@ -81,8 +85,9 @@ def find_cases(
 
     Returns:
         one dictionary a case: ``image`` (a path, or ``[DWI or None, FLAIR or None]``), ``name`` (unique in
-        the list), ``label`` where there is one, ``folder`` for a scan of a BIDS dataset (where its results
-        belong in a derivatives dataset, ``sub-1/anat`` say), and every other key of a data list's item.
+        the list), ``label`` where there is one, ``results_folder`` for a scan of a BIDS dataset (where its
+        results belong in a derivatives dataset, ``sub-1/anat`` say), and every other key of a data list's
+        item that has a value.
         The split is by subject and depends on the subjects' names, ``seed`` and ``fold`` alone. Validation
         of a single subject is empty. An image inside a data list may be missing: its own loading fails, the
         others go on. ``left_out`` of the list tells what was found and is no case.
@@ -125,6 +130,8 @@ def find_cases(
             if not labelled and _is_dataset(path):
                 part = {}
                 files = scans_of_dataset(path, SCAN_SUFFIXES, _labels(participants), _labels(sessions))
+                if not _labels(participants) and not _labels(sessions):
+                    _leave_out_astray(path, files, modalities, left_out)
                 files = _of_modalities(path, files, modalities, left_out, by_suffix=True)
                 results |= {str(p): (p.parent.parent.relative_to(path) / "anat").as_posix() for p in files}
             elif _labels(participants) or _labels(sessions):
@@ -149,7 +156,7 @@ def find_cases(
 
     for case in pools.get("test", []):
         if (folder := results.get(first_path(case["image"]))) is not None:
-            case["folder"] = folder
+            case[RESULTS_FOLDER] = folder
     pool = {key: _without_repeats(pools[key]) for key in wanted if key in pools}
     _make_names_unique([case for cases in pool.values() for case in cases])
     chosen = pool.get("test", []) if section == "test" else split_cases(pool, section, fold, seed)
@@ -220,6 +227,17 @@ def _search(folder: Path, seen: frozenset[str] = frozenset()) -> list[Path]:
     return scans
 
 
+def _leave_out_astray(root: Path, files: list[Path], modalities: tuple[str, ...], left_out: LeftOut) -> None:
+    """Scans in a BIDS dataset whose names say what is wanted, and that do not lie where BIDS has scans."""
+    scans = _scans_in(root)
+    for part in list_folder(root):
+        if os.path.isdir(part) and not part.name.startswith((".", *_OTHER_PARTS_OF_BIDS)):
+            scans += _search(part)
+    if astray := [p for p in scans if modality_of(p) in modalities and p not in set(files)]:
+        why = "they do not lie in sub-*/[ses-*/]anat or dwi, or are of a format that is not read"
+        _leave_out(left_out, why, astray, root, "name a file itself to have it segmented")
+
+
 def _scans_of(folder: Path, modalities: tuple[str, ...], left_out: LeftOut) -> list[Path]:
     """The scans in a folder and its subfolders that are read and may show what is wanted."""
     files = _search(folder)
@@ -240,9 +258,12 @@ def _of_modalities(
     """
     Those of a folder's scans that may show what is wanted; warns of others, but for masks and ADC maps.
 
-    With ``by_suffix``, as in BIDS, names must say what they show; only those that do not are odd there.
+    Where a file's name says nothing, that of its subfolder may. With ``by_suffix``, as in BIDS, files' names
+    must say what they show; only those that do not are odd there.
     """
     shown = {p: modality_of(p) for p in files}
+    if not by_suffix:
+        shown |= {p: modality_of_folder(p) for p in files if shown[p] is None and p.parent != folder}
     silent = [p for p in files if shown[p] is None]
     others = [p for p in files if shown[p] not in (None, "mask", "ADC", *modalities)]
     scans = [p for p in files if shown[p] in modalities or (shown[p] is None and not by_suffix)]
@@ -277,7 +298,7 @@ def _leave_out(
 def _read_path_list(path: Path, modalities: tuple[str, ...], labelled: bool) -> tuple[list[Case], list[Path]]:
     """A text file with a path a line, or a case's DWI and FLAIR parted by a tab; ``#`` starts a remark."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a list of scans: it cannot be read as UTF-8 text.") from error
     except OSError as error:
@@ -346,7 +367,7 @@ def _read_data_list(
 ) -> dict[str, list[Case]]:
     """A MONAI or Decathlon data list; a bare JSON list of items serves every section."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise UsageError(
             f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}."
@@ -406,7 +427,8 @@ def _read_item(
             f"{where} names {len(paths)} images where {_words(modalities)} is needed: give "
             + ("one path." if len(modalities) == 1 else "[DWI, FLAIR], with null for one that is missing.")
         )
-    case: Case = dict(item)
+    # MONAI batches no None; and where results go, no list says.
+    case: Case = {key: value for key, value in item.items() if value is not None and key != RESULTS_FOLDER}
     if trains and "fold" in item:
         case["fold"] = read_fold(item, where)
     if len(modalities) > 1 and isinstance(item["image"], (list, tuple)):
@@ -447,6 +469,7 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...], left_out: LeftOut
     """Cases of loose files: one a file for one modality, DWI with FLAIR by name for two."""
     files = list(dict.fromkeys(files))
     scans = [p for p in files if modality_of(p) not in ("mask", "ADC")]
+    pairs = {p: flair_of(p) for p in scans if len(modalities) > 1 and flair_of(p).is_file()}
     if not scans:
         raise ScanNotFoundError(
             f"{few([str(p) for p in files])}: named as a mask or ADC map, give a {_words(modalities)} scan."
@@ -459,13 +482,15 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...], left_out: LeftOut
         if match := CHANNEL.fullmatch(stem_of(p)):
             numbers[p.parent, match[1]].add(int(match[2]))
 
-    cases: list[Case] = []
+    cases: list[Case] = [{"image": [str(p), str(pairs[p])], "name": paired_name(p)} for p in pairs]
     further: list[Path] = []
     groups: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for p in scans:
+        if p in pairs or p in pairs.values():
+            continue
         parsed = parse_name(p)
         match = CHANNEL.fullmatch(parsed.stem)
-        name, modality, key = case_name(p), parsed.modality, patient_key(p, parsed)
+        name, modality, key = case_name(p), parsed.modality or modality_of_folder(p), patient_key(p, parsed)
         if match and _are_channels(numbers[p.parent, match[1]], len(modalities)):
             if int(match[2]) >= len(modalities):
                 further.append(p)

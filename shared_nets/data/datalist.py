@@ -145,12 +145,17 @@ def lesion_ml(item: Item) -> float:
 
 
 def relative_to(item: Item, folder: Path) -> Item:
-    """An item whose paths start from a folder."""
+    """An item whose paths start from a folder; on another drive of Windows they stay as they are."""
 
     def path(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return [path(one) for one in value]
-        return Path(os.path.relpath(value, folder)).as_posix() if value else None
+        if not value:
+            return None
+        try:
+            return Path(os.path.relpath(value, folder)).as_posix()
+        except ValueError:  # no way leads from one drive to another
+            return str(value)
 
     return {key: path(value) if key in ("image", "label") else value for key, value in item.items()}
 
@@ -222,7 +227,7 @@ def read_folds(data: Path) -> list[int]:
         UsageError: if an item's fold is no whole number.
     """
     try:
-        content = json.loads(data.read_text(encoding="utf-8"))
+        content = json.loads(data.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         return list(range(FOLDS))
     sections = content if isinstance(content, dict) else {"training": content}

@@ -14,6 +14,7 @@ from shared_nets.data.bids import read_sidecar, scans_of_dataset
 from shared_nets.data.cases import find_cases
 from shared_nets.data.names import SCAN_SUFFIXES, case_name, modality_of, stem_of, subject_of
 from shared_nets.errors import ScanNotFoundError, UsageError
+from shared_nets.files import read_json
 
 Item = dict[str, Any]
 
@@ -265,7 +266,7 @@ def read_folder(folder: Path, modalities: Sequence[str] = ("T1w",)) -> Found:
         ScanNotFoundError: if there is no labelled scan.
     """
     decathlon = folder / "dataset.json"
-    if decathlon.is_file() and "training" in decathlon.read_text(encoding="utf-8", errors="replace"):
+    if read_json(decathlon).get("training"):
         folder = decathlon
     if folder.suffix == ".json" or (folder / "imagesTr").is_dir():
         return _tree(folder, modalities)
@@ -286,8 +287,8 @@ def read_folder(folder: Path, modalities: Sequence[str] = ("T1w",)) -> Found:
         keys = [key for key in masks if key[0] == first.parent and key[1] in starts]
         used |= set(keys)
         item = {"image": case["image"], "name": case["name"], "subject": subject_of(case)}
-        if keys:
-            found.training.append(item | {"label": one_or_list(masks[keys[0]])})
+        if labels := [mask for key in keys for mask in masks[key]]:
+            found.training.append(item | {"label": one_or_list(labels)})
         else:
             found.test.append(item)
     found.left_out += [

@@ -178,12 +178,13 @@ def _read_nrrd(path: str) -> nib.Nifti1Image:
 def _read_series(folder: str) -> nib.Nifti1Image:
     from monai.data import PydicomReader
 
-    no_other_files: Any = None
-    reader = PydicomReader(fname_regex=no_other_files)
-    slices = reader.read(folder)
-    slices = slices if isinstance(slices, list) else [slices]
-    if len(slices) < 2:
+    files = [p for p in sorted(Path(folder).iterdir()) if _is_dicom(p)]
+    if len(files) < 2:
         raise ScanGeometryError(f"{folder} holds one DICOM file: give a folder with a slice a file.")
+    # File by file: given the folder, it stumbles over folders in it and over brackets in its name.
+    reader = PydicomReader()
+    slices = reader.read(files)
+    reader.has_series, reader.filenames = True, [files]  # type: ignore[list-item]
     _number_slices(slices, folder)
     array, meta = reader.get_data(slices)
     return _in_mm(array, meta["affine"])
@@ -226,6 +227,9 @@ def _number_slices(slices: list[Any], folder: str) -> None:
 
 
 def _is_dicom(path: str | Path) -> bool:
+    """Whether a file has DICOM's mark and is no DICOMDIR, the table of contents of a disc."""
+    if Path(path).name.upper() == "DICOMDIR":
+        return False
     try:
         with open(path, "rb") as stream:
             return stream.read(132)[128:] == b"DICM"

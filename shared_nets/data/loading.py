@@ -39,7 +39,7 @@ from shared_nets.data.checks import (
     is_nifti,
 )
 from shared_nets.data.formats import Scan, as_nifti, is_other_format, scan_name
-from shared_nets.data.names import modality_of
+from shared_nets.data.names import flair_of, modality_of
 from shared_nets.errors import (
     ScanMismatchError,
     StrokeSegError,
@@ -191,8 +191,7 @@ class LoadScand(MapTransform):
         path = named[0]
         if modality_of(path) == self.modalities[1]:
             return None, path
-        # MONAI Label knows one file an image: the FLAIR of ID.nii.gz is flair/ID.nii.gz.
-        sibling = Path(path).parent / self.modalities[1].lower() / Path(path).name
+        sibling = flair_of(Path(path))
         return path, str(sibling) if sibling.is_file() else None
 
 

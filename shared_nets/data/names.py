@@ -81,6 +81,17 @@ def modality_of(path: str | os.PathLike[str]) -> str | None:
     return parse_name(Path(path)).modality
 
 
+def modality_of_folder(path: Path) -> str | None:
+    """What a scan's folder is called, if by a contrast alone: ``"FLAIR"`` for ``flair/p1.nii.gz``."""
+    holds = parse_name(path.parent)
+    return None if holds.before else holds.modality
+
+
+def flair_of(path: Path) -> Path:
+    """Where MONAI Label, which knows one file an image, has the FLAIR of a DWI: ``flair/ID.nii.gz``."""
+    return path.parent / "flair" / path.name
+
+
 def said_by_words(path: str | os.PathLike[str]) -> list[str]:
     """
     Which contrasts any words of a file's name say, digits behind them left aside.
@@ -113,9 +124,11 @@ def case_name(path: str | os.PathLike[str]) -> str:
     parsed = parse_name(Path(path))
     if parsed.entities and parsed.modality:
         # rec-TRACE and the like repeat the modality; acq-, run-, space- tell scans apart and stay.
+        # A subject or session may be called T1, and still is one.
         kept = [
-            e for e in parsed.entities if e.startswith("label-") or e.split("-")[1].lower() not in _MODALITY
-        ]
+            e for e in parsed.entities
+            if e.startswith(("sub-", "ses-", "label-")) or e.split("-")[1].lower() not in _MODALITY
+        ]  # fmt: skip
         return "_".join(kept)
     channel = CHANNEL.fullmatch(parsed.stem)
     return channel[1] if channel and channel[2] in ("0000", "0001") else parsed.stem
@@ -157,6 +170,5 @@ def patient_key(path: Path, parsed: ScanName) -> tuple[Path, str]:
     if parsed.entities:
         folder = path.parent.parent if path.parent.name in ("anat", "dwi") else path.parent
         return folder, "_".join(e for e in parsed.entities if e.startswith(("sub-", "ses-")))
-    holds = parse_name(path.parent)
-    by_contrast = holds.modality in ("DWI", "FLAIR") and not holds.before
+    by_contrast = modality_of_folder(path) in ("DWI", "FLAIR")
     return path.parent.parent if by_contrast else path.parent, parsed.before

@@ -19,6 +19,7 @@ from monai.data import MetaTensor
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
+from shared_nets.data.cases import RESULTS_FOLDER
 from shared_nets.data.formats import as_nifti, is_other_format
 from shared_nets.data.loading import open_nifti
 from shared_nets.errors import OutputError
@@ -45,7 +46,7 @@ def result_path(output_dir: str | Path, case: Mapping[str, Any], suffix: str) ->
     Returns:
         ``NAME`` and the suffix, for a scan of a BIDS dataset in the folder that BIDS wants.
     """
-    return Path(output_dir, str(case.get("folder", "")), f"{case['name']}{suffix}")
+    return Path(output_dir, str(case.get(RESULTS_FOLDER, "")), f"{case['name']}{suffix}")
 
 
 def make_output_folder(folder: str | Path) -> Path:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from shared_nets import __version__, files
 from shared_nets.data.bids import dataset_root
+from shared_nets.data.cases import RESULTS_FOLDER
 from shared_nets.errors import OutputError, ScanNotFoundError, UsageError
 from shared_nets.inference.outputs import MASK_SUFFIX, SUFFIXES, LesionWriter, result_path
 from shared_nets.release import sha256
@@ -158,7 +159,8 @@ class Records:
         Raises:
             OutputError: if a file cannot be written.
         """
-        roots = dict.fromkeys(root for case in cases if "folder" in case for root in [_root_of(case)] if root)
+        found = [_root_of(case) for case in cases if RESULTS_FOLDER in case]
+        roots = dict.fromkeys(root for root in found if root)
         if not roots:
             return
         links = _named_links(

@@ -271,6 +271,18 @@ def test_bad_scans_beside_a_good_one(trees: Folders, bundles: Folders, tmp_path:
     assert visible(out) == made | OF_THE_COHORT
 
 
+def test_names_that_look_like_a_configs_words_are_names(bundles: Folders, tmp_path: Path) -> None:
+    """MONAI runs what begins with ``$``, follows ``@`` and looks for ``%`` in the config."""
+    names = ["$print(1).nii.gz", "@eaDir.nii.gz", "%a.nii.gz"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"no scan")
+    words = ["--model", "xnet", "--bundle", bundles["xnet"], "--output", "$out", "--quiet", *names]
+    done = strokeseg("predict", *words, cwd=tmp_path)
+    assert done.code == 1
+    assert [name in line for name, line in zip(names, done.err.splitlines(), strict=True)] == [True] * 3
+    assert visible(tmp_path / "$out") == OF_THE_COHORT
+
+
 def test_one_bad_scan_of_three(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
     for number in (1, 2, 3):
         shutil.copy(trees["xnet"] / "imagesTr" / f"case{number}.nii.gz", tmp_path)

@@ -77,6 +77,8 @@ def images(cases: list[dict[str, Any]], root: Path) -> list[Any]:
         ("FLAIR.nii.gz", "FLAIR", "FLAIR"),
         ("flairish.nii.gz", "flairish", None),
         ("sub-1_T2w.nii.gz", "sub-1", "other"),
+        ("sub-01_ses-T1_T1w.nii.gz", "sub-01_ses-T1", "T1w"),
+        ("sub-PD_acq-MPRAGE_T1w.nii.gz", "sub-PD", "T1w"),
         ("Müller Straße.nii.gz", "Müller Straße", None),
     ],
 )
@@ -647,6 +649,31 @@ def test_a_dicom_series_is_its_folder(make: Any) -> None:
     assert pairs == [["p3/DWI", "p3/FLAIR"]]
 
 
+def test_folders_may_say_what_their_files_show(make: Any) -> None:
+    root = make(
+        "s/dwi/p1.nii.gz", "s/FLAIR/p1.nii.gz", "s/dwi/p2.nii.gz", "s/t1/p1.nii.gz", "s/T2w/p3_T1w.nii.gz"
+    )
+    with pytest.warns(ScanWarning, match="something else than DWI or FLAIR"):
+        found = find_cases(root / "s", modalities=PAIR)
+    assert images(found, root / "s") == [["dwi/p1.nii.gz", "FLAIR/p1.nii.gz"], ["dwi/p2.nii.gz", None]]
+    assert names(found) == ["p1", "p2"]
+    with pytest.warns(ScanWarning, match="something else than T1w"):
+        assert images(find_cases(root / "s"), root / "s") == ["T2w/p3_T1w.nii.gz", "t1/p1.nii.gz"]
+    assert names(find_cases(root / "s/dwi")) == [
+        "p1",
+        "p2",
+    ]  # the folder itself was named: its scans are meant
+    assert images(find_cases(root / "s/FLAIR", modalities=PAIR), root) == [[None, "s/FLAIR/p1.nii.gz"]]
+
+
+@pytest.mark.parametrize("source", ["", "p1.nii.gz"])
+def test_a_flair_where_monai_label_has_it(make: Any, source: str) -> None:
+    """Both are the case's files, told in its record, and noticed when they change."""
+    root = make("p1.nii.gz", "flair/p1.nii.gz")
+    (found,) = find_cases(root / source, modalities=PAIR)
+    assert (found["name"], images([found], root)) == ("p1", [["p1.nii.gz", "flair/p1.nii.gz"]])
+
+
 @pytest.fixture
 def dataset(make: Any) -> Path:
     root: Path = make(
@@ -661,7 +688,7 @@ def dataset(make: Any) -> Path:
 
 def test_bids_dataset(dataset: Path) -> None:
     found = find_cases(dataset)
-    assert {case["name"]: case["folder"] for case in found} == {
+    assert {case["name"]: case["results_folder"] for case in found} == {
         "sub-01": "sub-01/anat",
         "sub-02_ses-a_run-1": "sub-02/ses-a/anat",
         "sub-02_ses-a_run-2": "sub-02/ses-a/anat",
@@ -671,7 +698,23 @@ def test_bids_dataset(dataset: Path) -> None:
     assert images([pair], dataset) == [[
         "sub-02/ses-b/dwi/sub-02_ses-b_rec-TRACE_dwi.nii.gz", "sub-02/ses-b/anat/sub-02_ses-b_FLAIR.nii.gz",
     ]]  # fmt: skip
-    assert pair["folder"] == "sub-02/ses-b/anat"
+    assert pair["results_folder"] == "sub-02/ses-b/anat"
+
+
+def test_what_lies_astray_in_a_bids_dataset_is_told(dataset: Path, make: Any) -> None:
+    before = find_cases(dataset)
+    astray = (
+        "extra_T1w.nii.gz",
+        "patient7/T1.nii.gz",
+        "sub-01/anat/sub-01_run-2_T1w.mgz",
+        "sub-03/sub-03_T1w.nii",
+    )
+    make(*astray, "out/sub-01_label-lesion_mask.nii.gz", "sub-03/sub-03_T2w.nii.gz")
+    with pytest.warns(ScanWarning, match=r"they do not lie in sub-\*/\[ses-\*/\]anat or dwi"):
+        found = find_cases(dataset)
+    assert found == before
+    assert [sorted(files) for files in found.left_out.values()] == [[f"{dataset}/{name}" for name in astray]]
+    assert not find_cases(dataset, participants="01").left_out  # nor asked for
 
 
 @pytest.mark.parametrize("modalities", [("T1w",), PAIR])
@@ -784,3 +827,33 @@ def test_malformed_lists_of_paths(tmp_path: Path, content: bytes, error: Any, wo
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(error, match=words):
         find_cases(tmp_path / "list.txt")
+
+
+# ---- lists as other programs write them ----
+
+
+@pytest.mark.parametrize("text", ["a.nii\n", "# scans\na.nii\n"])
+def test_lists_with_a_byte_order_mark(make: Any, text: str) -> None:
+    """Windows' Notepad, Excel and PowerShell write one."""
+    root = make("a.nii")
+    (root / "scans.txt").write_text(text, encoding="utf-8-sig")
+    items = [{"image": "a.nii", "label": "a.nii", "fold": 3}]
+    (root / "list.json").write_text(json.dumps({"training": items, "test": items}), encoding="utf-8-sig")
+    assert images(find_cases(root / "scans.txt"), root) == ["a.nii"]
+    assert images(find_cases(root / "list.json"), root) == ["a.nii"]
+    assert read_folds(root / "list.json") == [3]
+
+
+def test_values_that_are_missing_are_left_out_of_a_case(make: Any, data_list: Any) -> None:
+    """MONAI batches no None, and pandas writes missing values so."""
+    root = make("a.nii")
+    item = {"image": "a.nii", "label": None, "age": None, "site": 3}
+    (found,) = find_cases(data_list({"test": [item]}))
+    assert found == {"image": str(root / "a.nii"), "name": "a", "site": 3}
+
+
+def test_no_list_says_where_results_go(make: Any, data_list: Any) -> None:
+    make("a.nii")
+    (found,) = find_cases(data_list({"test": [{"image": "a.nii", "results_folder": "/etc", "folder": "b"}]}))
+    assert "results_folder" not in found
+    assert found["folder"] == "b"  # is the user's own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ntpath
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from shared_nets.data import LoadMaskd, LoadScand, find_cases
-from shared_nets.data.datalist import make_data_list, read_folds
+from shared_nets.data.datalist import make_data_list, read_folds, relative_to
 from shared_nets.data.datasets import (
     Found,
     as_list,
@@ -196,6 +197,30 @@ def test_loose_files_go_together_by_name(tmp_path: Path) -> None:
         assert Path(item["label"]).name == Path(item["image"]).name.replace("T1w", "lesion_mask")
     assert len(found.test) == 1
     assert [Path(what).name for what, _ in found.left_out] == ["q9_mask.nii.gz"]
+
+
+def test_all_masks_of_a_scan_are_its_label(tmp_path: Path) -> None:
+    for name in ("p1_T1w", "p1_mask", "p1_T1w_lesion", "p2_T1w", "p2_mask"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    found = by_name(read_folder(tmp_path).training)
+    assert {Path(path).name for path in found["p1_T1w"]["label"]} == {
+        "p1_mask.nii.gz",
+        "p1_T1w_lesion.nii.gz",
+    }
+    assert Path(found["p2_T1w"]["label"]).name == "p2_mask.nii.gz"
+
+
+def test_a_data_list_on_another_drive_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.relpath", ntpath.relpath)
+    item = {"image": ["D:\\a.nii", None], "label": "C:\\lists\\m.nii"}
+    assert relative_to(item, Path("C:\\lists")) == {"image": ["D:\\a.nii", None], "label": "m.nii"}
+
+
+def test_nnunets_dataset_json_is_no_list(tmp_path: Path) -> None:
+    folder = trees.decathlon(tmp_path, "xnet")
+    about = {"description": "for training", "numTraining": 5, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(about))
+    assert len(read_folder(folder).training) == 5
 
 
 def test_a_decathlon_dataset_json(tmp_path: Path) -> None:

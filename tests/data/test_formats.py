@@ -14,6 +14,7 @@ import torch
 from monai.data import MetaTensor
 
 from shared_nets.data import LoadScand
+from shared_nets.data.cases import find_cases
 from shared_nets.data.datalist import make_data_list
 from shared_nets.data.datasets import read_folder
 from shared_nets.data.formats import is_dicom_series
@@ -163,6 +164,18 @@ def test_dicom_whatever_the_slices_numbers(tmp_path: Path, order: str) -> None:
     expected = nib.as_closest_canonical(nib.Nifti1Image(array // 2 * 2, TURN))
     np.testing.assert_allclose(image.affine, expected.affine, atol=1e-3)
     np.testing.assert_array_equal(image.get_fdata(), expected.get_fdata())
+
+
+def test_dicom_as_it_lies_on_a_hospitals_disc(tmp_path: Path) -> None:
+    """A table of contents at the root, one beside the slices, another folder there, brackets in a name."""
+    disc = tmp_path / "disc"
+    folder = write_series(disc / "T1 [MPRAGE]", volume(), TURN)
+    contents = write_series(tmp_path / "other", volume()[:, :, :1], TURN) / "000.dcm"
+    for place in (disc, folder):
+        (place / "DICOMDIR").write_bytes(contents.read_bytes())
+    (folder / "reports").mkdir()
+    assert [case["image"] for case in find_cases(disc)] == [str(folder)]
+    assert load(folder).shape[1:] == volume().shape
 
 
 def test_images_in_memory() -> None:
