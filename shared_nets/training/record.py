@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,56 @@ import torch
 
 from shared_nets import __version__
 from shared_nets.bundles import config_of
-from shared_nets.files import write_bytes
+from shared_nets.errors import UsageError, few
+from shared_nets.files import read_json, write_bytes
 
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scipy")
 
 
-def record_run(output_dir: str | Path, seed: int, **cases: list[dict[str, Any]]) -> None:
+def record_run(
+    output_dir: str | Path, seed: int, resume: bool = False, **cases: Sequence[Mapping[str, Any]]
+) -> None:
     """
     Write ``run.json`` into a run's folder: what it takes to repeat the run.
 
     Args:
         output_dir: the run's folder.
         seed: of initial weights and augmentation.
+        resume: whether the run goes on from an earlier one, whose ``run.json``, if there is one, tells its
+            cases.
         cases: the cases of each section, as they are used.
 
     Raises:
+        UsageError: if a run that is resumed had other cases in a section; nothing is written then.
         OutputError: if it cannot be written.
     """
+    path = Path(output_dir) / "run.json"
+    if resume:
+        _check_cases(path, cases)
     config = config_of(sys.argv)
     content = {"command": sys.argv, "config": config, "seed": seed, **environment(), "cases": cases}
-    write_bytes(Path(output_dir) / "run.json", json.dumps(content, indent=1, default=str).encode())
+    write_bytes(path, json.dumps(content, indent=1, default=str).encode())
+
+
+def _check_cases(path: Path, cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """
+    Refuse to go on with other cases than a run had: some that it was trained on could come to validate it.
+
+    By their names, by which they are split too: a data set may have moved.
+    """
+    before = read_json(path).get("cases", {})
+    for section, now in cases.items():
+        if section in before and (others := _names(before[section]) ^ _names(now)):
+            raise UsageError(
+                f"{path}: the run to resume had other {section} cases (not in both: "
+                f"{few(sorted(others))}); resume it with those it had, or start in another output folder "
+                f"from its weights (--pretrained)."
+            )
+
+
+def _names(cases: Sequence[Mapping[str, Any]]) -> set[str]:
+    """What tells cases apart: names, or the images of cases that have none, as MONAI Label's."""
+    return {str(case.get("name", case.get("image"))) for case in cases}
 
 
 def environment() -> dict[str, Any]:

@@ -518,9 +518,10 @@ def test_resume_goes_on_where_the_run_ended(
 ) -> None:
     output = tmp_path / "run"
     shutil.copytree(first_run[0], output)
+    shutil.copytree(trees["cnnres"], tmp_path / "moved")
     settings = {
         "config_file": config(bundles["cnnres"], "train"),
-        "dataset_dir": trees["cnnres"],
+        "dataset_dir": os.path.relpath(tmp_path / "moved"),  # moved, and named otherwise
         "output_dir": output,
         "resume": "true",
         **QUICK,
@@ -536,6 +537,10 @@ def test_resume_goes_on_where_the_run_ended(
 
     again = bundle("training", **settings, max_epochs=4, quiet=True)
     assert_told(again, "last.ckpt", "already has 4 epochs", "max_epochs")
+    kept = digest(output / "run.json")
+    other = bundle("training", **settings, max_epochs=5, fold=1, quiet=True)
+    assert_told(other, "run.json", "other training cases", "another output folder")
+    assert digest(output / "run.json") == kept
     nothing = bundle("training", **settings | {"output_dir": tmp_path / "new"}, quiet=True)
     assert_told(nothing, str(tmp_path / "new" / "models" / "last.ckpt"), "without resume")
     (output / "models" / "last.ckpt").write_bytes(b"not a checkpoint")
