@@ -127,6 +127,7 @@ def freeze(network: Network, parts: Sequence[str]) -> Network:
     Raises:
         UsageError: if nothing has such a name.
     """
+    still = []
     for part in parts:
         chosen = {
             name: module
@@ -138,18 +139,29 @@ def freeze(network: Network, parts: Sequence[str]) -> Network:
         if not chosen:
             names = ", ".join(name for name, _ in network.named_children())
             raise UsageError(f"{type(network).__name__} has no part {part!r} to freeze: it has {names}.")
-        for module in chosen.values():
-            if part != "batch_norm":
+        if part != "batch_norm":
+            for module in chosen.values():
                 module.requires_grad_(False)
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-                module.train = MethodType(_stay, module)  # type: ignore[method-assign]
-    return network
+        still += [name for name, module in chosen.items() if isinstance(module, nn.BatchNorm2d)]
+    return _keep_still(network, still) if still else network
 
 
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
-    """In place of ``train``: the trainer puts the whole network into training mode at every step."""
-    return module
+def _keep_still(network: Network, batch_norms: Sequence[str]) -> Network:
+    """
+    Keep batch norms in evaluation mode: the trainer puts the whole network into training mode at every step.
+
+    By their names, since several GPUs put others in their places, see
+    :func:`~shared_nets.training.processes.parallel`.
+    """
+
+    def train(self: Network, mode: bool = True) -> Network:
+        type(self).train(self, mode)
+        for name in batch_norms:
+            self.get_submodule(name).eval()
+        return self
+
+    network.train = MethodType(train, network)  # type: ignore[method-assign]
+    return network.train(network.training)
 
 
 def leaves_one_slice(scans: int, scans_per_batch: int, slices_per_scan: int) -> bool:

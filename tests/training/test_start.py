@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,18 @@ class TestFreezing:
         torch.testing.assert_close(network(x)[:1], network(x[:1]), rtol=1e-4, atol=1e-5)
         assert all(not value.any() for key, value in network.named_buffers() if "running_mean" in key)
         assert all(parameter.requires_grad for parameter in network.parameters())
+
+    @pytest.mark.parametrize("part", ["batch_norm", "residual1"])
+    def test_batch_norms_that_several_gpus_share_stay_frozen(self, part: str) -> None:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(start_from(None, CNNRes(), frozen=[part]))
+        norms = {name: m for name, m in network.named_modules() if isinstance(m, nn.SyncBatchNorm)}
+        for wrapper in (network, copy.deepcopy(network), nn.Sequential(network)):
+            wrapper.eval().train()
+            training = {name.removeprefix("0.") for name, m in wrapper.named_modules() if m.training}
+            frozen = {name for name in norms if part == "batch_norm" or name.startswith(part)}
+            assert frozen
+            assert training & norms.keys() == norms.keys() - frozen
+            assert "dropout" in training
 
     def test_a_part_that_is_not_there(self) -> None:
         with pytest.raises(UsageError, match="no part 'encodr' to freeze: it has translation1"):
