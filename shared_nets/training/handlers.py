@@ -21,6 +21,7 @@ from shared_nets.release.weights import save_state, save_weights
 
 LAST = "last.ckpt"
 """What a run goes on from. Not ``last.pt``: MONAI Label would offer it as weights."""
+_NEVER = -1  # MONAI's best_metric_epoch before the first validation
 
 
 def checkpoint_folder(bundle_root: str, output_dir: str) -> str:
@@ -48,9 +49,9 @@ class Checkpoints:
     Keeps the best weights and all that a run needs to go on, and goes on from it when asked to.
 
     After every epoch ``last.ckpt`` is written, and ``model.pt``, a plain state dict, when the validation's
-    key metric is the best so far, or every time when there is no validation. Both are written under a
-    temporary name and renamed, so a killed run leaves the last whole ones. Among several processes the first
-    writes.
+    key metric is the best so far, or every time as long as nothing has been validated. Both are written under
+    a temporary name and renamed, so a killed run leaves the last whole ones. Among several processes the
+    first writes.
 
     Args:
         folder: where both are kept.
@@ -108,7 +109,7 @@ class Checkpoints:
         if idist.get_rank() > 0:
             self.kept = engine.state.epoch
             return
-        if self.validator is None or self.validator.state.best_metric_epoch == engine.state.epoch:
+        if self.validator is None or self.validator.state.best_metric_epoch in (_NEVER, engine.state.epoch):
             save_weights(self.network.state_dict(), self.best)
         content = {name: thing.state_dict() for name, thing in self.state.items()}
         content["trainer"] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
@@ -265,7 +266,7 @@ class Progress:
         raise error
 
     def _best(self) -> str:
-        if self.validator is None or self.validator.state.best_metric_epoch < 0:
+        if self.validator is None or self.validator.state.best_metric_epoch == _NEVER:
             return ", without validation"
         state = self.validator.state
         return f"; best validation Dice {float(state.best_metric):.3f} in epoch {state.best_metric_epoch}"

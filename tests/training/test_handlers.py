@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -19,9 +20,9 @@ from shared_nets.training import Checkpoints, EarlyStop, Progress, SeededEpochs,
 
 
 class Training:
-    """Each epoch adds one to the only weight; ``scores`` are the validation's, by epoch."""
+    """Each epoch adds two to the only weight; ``scores`` are the validation's by epoch, None without one."""
 
-    def __init__(self, epochs: int, scores: list[float] | None = None) -> None:
+    def __init__(self, epochs: int, scores: Sequence[float | None] | None = None) -> None:
         self.network = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.network.weight)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.5)
@@ -44,6 +45,8 @@ class Training:
     def validate(self, engine: Engine) -> None:
         assert self.validator is not None
         state, score = self.validator.state, self.scores[engine.state.epoch - 1]
+        if score is None:
+            return
         state.metrics = {"val_dice": score}
         if state.best_metric_epoch == -1 or score > state.best_metric:
             state.best_metric, state.best_metric_epoch = score, engine.state.epoch
@@ -70,6 +73,18 @@ class TestCheckpoints:
 
     def test_the_last_epoch_is_kept_without_validation(self, tmp_path: Path) -> None:
         Training(3).run(tmp_path)
+        assert weight(tmp_path / "model.pt") == 6
+
+    def test_the_last_epoch_is_kept_until_one_is_validated(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Which may be never: ``val_interval`` may exceed ``max_epochs``."""
+        training = Training(2, scores=[None, None])
+        Progress(str(tmp_path), training.validator).attach(training.trainer)
+        training.run(tmp_path)
+        assert weight(tmp_path / "model.pt") == 4
+        assert capsys.readouterr().out.startswith("Trained for 2 epochs, without validation.\nWeights: ")
+        Training(5, scores=[None, None, 0.0, None, None]).run(tmp_path, resume=True)
         assert weight(tmp_path / "model.pt") == 6
 
     def test_resumed_from_where_it_was(self, tmp_path: Path) -> None:
