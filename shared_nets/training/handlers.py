@@ -200,9 +200,12 @@ class EarlyStop(EarlyStopHandler):
         return {"counter": self._rule.counter, "best_score": self._rule.best_score}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from there."""
-        if self._handler is not None and state:
-            self._rule.counter, self._rule.best_score = state["counter"], state["best_score"]
+        """Go on counting from there; a run that had stopped, stops before another epoch."""
+        if self._handler is None or not state:
+            return
+        self._rule.counter, self._rule.best_score = state["counter"], state["best_score"]
+        if self._rule.counter >= self._rule.patience:
+            self._rule.trainer.terminate()
 
     @property
     def _rule(self) -> Any:

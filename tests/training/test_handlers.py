@@ -261,6 +261,23 @@ class TestEarlyStop:
         trainer.run()
         assert trainer.state.epoch == 2
 
+    @pytest.mark.parametrize(("patience", "epochs"), [(2, 4), (3, 5)])
+    def test_a_run_that_had_stopped_goes_on_with_more_patience_only(
+        self, tmp_path: Path, patience: int, epochs: int
+    ) -> None:
+        """Resumed in the trainer's STARTED, as `Checkpoints` does it."""
+        scores, network = [0.1, 0.5, 0.4, 0.3, 0.2, 0.1], nn.Linear(1, 1)
+        trainer, _, stop = self.engines(scores, patience=2)
+        Checkpoints(str(tmp_path), network, {"early_stop": stop}).attach(trainer)
+        trainer.run()
+        assert trainer.state.epoch == 4
+        again, _, stop = self.engines(scores[4:], patience)
+        Checkpoints(str(tmp_path), network, {"early_stop": stop}, resume=True).attach(again)
+        completed = []
+        again.add_event_handler(Events.COMPLETED, lambda engine: completed.append(engine.state.epoch))
+        again.run()
+        assert completed == [epochs]
+
     def test_a_validator_alone_has_nothing_to_stop(self) -> None:
         validator = Engine(lambda engine, batch: None)
         stop = EarlyStop(patience=1, score_function=lambda engine: 1 / 0)
