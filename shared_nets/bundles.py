@@ -25,6 +25,10 @@ class Model(str, Enum):
 MODALITIES = {Model.xnet: ("T1w",), Model.cnnres: ("DWI", "FLAIR")}
 """What each model's bundle reads."""
 
+NOT_PASSED_ON = (".*", "__pycache__", "monailabel_train.json")
+"""Names in a bundle's folders that are no part of it; the last is MONAI Label's, with the paths of all cases
+that it trained on."""
+
 OF_TRACKING = ("tracking_uri", "experiment_name", "run_name", "save_execute_config")
 """What ``monai.bundle run --tracking`` takes beside its own arguments."""
 

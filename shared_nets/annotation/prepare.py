@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared_nets.bundles import NOT_PASSED_ON
 from shared_nets.errors import OutputError, UsageError
 from shared_nets.files import reason, write_bytes
 from shared_nets.release.versions import check_version
@@ -50,7 +51,7 @@ def prepare_app(app_dir: str | Path, bundles: Sequence[str | Path]) -> Path:
             shutil.rmtree(part, ignore_errors=True)
             for name in PARTS:
                 if (bundle / name).is_dir():
-                    ignore = shutil.ignore_patterns("__pycache__", "*.ckpt")
+                    ignore = shutil.ignore_patterns(*NOT_PASSED_ON, "*.ckpt")
                     shutil.copytree(bundle / name, part / name, ignore=ignore)
                 elif (bundle / name).is_file():
                     shutil.copy2(bundle / name, part / name)

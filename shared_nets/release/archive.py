@@ -18,11 +18,12 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from importlib.metadata import requires
 from pathlib import Path, PurePosixPath
 
 import shared_nets
-from shared_nets.bundles import check_parts
+from shared_nets.bundles import NOT_PASSED_ON, check_parts
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.files import new_folder, write_bytes
 from shared_nets.release.versions import check_version
@@ -266,13 +267,13 @@ def _check_sums(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _tree(folder: Path, prefix: str) -> dict[str, bytes]:
-    """The files under a folder by name, without caches, hidden files and links."""
+    """The files under a folder by name, without links and what is no part of a bundle."""
     return {
         f"{prefix}/{path.relative_to(folder).as_posix()}": path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and not path.is_symlink()
-        and not any(part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts)
+        and not any(fnmatch(p, one) for p in path.relative_to(folder).parts for one in NOT_PASSED_ON)
     }
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from shared_nets.bundles import check_parts
+from shared_nets.bundles import NOT_PASSED_ON, check_parts
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.evaluation.tables import EVALUATION, count_text, interval_text, number
 from shared_nets.files import new_folder, write_bytes
@@ -87,7 +87,7 @@ def share_weights(
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     start = f"{metadata['name']} {metadata['version']}"
     with new_folder(output) as part:
-        shutil.copytree(bundle / "configs", part / "configs")
+        shutil.copytree(bundle / "configs", part / "configs", ignore=shutil.ignore_patterns(*NOT_PASSED_ON))
         shutil.copy2(bundle / "LICENSE", part / "LICENSE")
         for name in (CURRENT, SHIPPED):
             save_weights(stored, part / name)

@@ -43,6 +43,17 @@ def test_the_shipped_bundles_are_the_default(tmp_path: Path) -> None:
         assert {path.name for path in models.iterdir()} == {"model.pt", "model.safetensors"}
 
 
+def test_what_another_server_trained_on_stays_there(bundles: Mapping[str, Path], tmp_path: Path) -> None:
+    served = Path(shutil.copytree(bundles["xnet"], tmp_path / "xnet_bundle"))
+    (served / "configs" / "monailabel_train.json").write_text("{}")
+    (served / "models" / "last.ckpt").write_bytes(b"")
+    app = prepare_app(tmp_path / "app", [served])
+    for part in ("configs", "models"):
+        assert {path.name for path in (app / "model" / "xnet_bundle" / part).iterdir()} == {
+            path.name for path in (bundles["xnet"] / part).iterdir()
+        }
+
+
 def test_what_the_server_would_stumble_over_is_told(bundles: Mapping[str, Path], tmp_path: Path) -> None:
     app = tmp_path / "app"
     with pytest.raises(UsageError, match=r"is no bundle with weights \(configs/inference.json is missing\)"):

@@ -21,7 +21,7 @@ import pytest
 
 import shared_nets
 from shared_nets.errors import UsageError, WeightsError
-from shared_nets.release.archive import requirements, unpack, write_archive, write_folder
+from shared_nets.release.archive import bundle_files, requirements, unpack, write_archive, write_folder
 from shared_nets.release.release import write_release
 from tests.commands import ROOT, strokeseg
 from tests.heads import SMALL, head, lesion_mask, write
@@ -195,6 +195,17 @@ def test_what_was_trained_since_is_not_released(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.zip"))
     done = strokeseg("release", tmp_path / "out", "--bundle", tmp_path, "--no-packages")
     assert (done.code, done.out, len(done.told.splitlines())) == (1, "", 1)
+
+
+def test_what_monai_label_trained_on_is_not_released(tmp_path: Path) -> None:
+    folder = tmp_path / "cnnres_bundle"
+    for part in ("cnnres_bundle", "docs"):  # where the pictures of its card are
+        shutil.copytree(ROOT / part, tmp_path / part)
+    before = bundle_files(folder)
+    for name in ("configs/monailabel_train.json", "configs/.hidden", "docs/__pycache__/a.pyc"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text('{"image": "/patients/smith.nii.gz"}')
+    assert bundle_files(folder) == before
 
 
 # ---- hostile archives ----

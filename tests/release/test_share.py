@@ -105,6 +105,20 @@ def test_weights_become_a_bundle(evaluation: Path, weights: Path, tmp_path: Path
     assert done.code == 0, done.err
 
 
+def test_what_monai_label_trained_on_is_not_passed_on(said: Mapping[str, Any], tmp_path: Path) -> None:
+    """Its training on several GPUs leaves the paths of all scans and masks in the bundle."""
+    served = tmp_path / "cnnres_bundle"
+    shutil.copytree(ROOT / "cnnres_bundle", served)
+    (served / "configs" / "monailabel_train.json").write_text('{"image": "/patients/smith.nii.gz"}')
+    (served / "configs" / ".ipynb_checkpoints").mkdir()
+    (served / "configs" / ".ipynb_checkpoints" / "train.json").write_text("smith")
+    shared = share_weights(tmp_path / "shared", **said | {"bundle": served})
+    assert {path.name for path in shared.glob("configs/*")} == {
+        path.name for path in (ROOT / "cnnres_bundle" / "configs").iterdir()
+    }
+    assert not [path for path in shared.rglob("*") if path.is_file() and b"smith" in path.read_bytes()]
+
+
 def test_what_is_missing_is_told(
     said: Mapping[str, Any], evaluation: Path, weights: Path, bundles: Mapping[str, Path], tmp_path: Path
 ) -> None:
