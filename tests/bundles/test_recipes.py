@@ -63,10 +63,12 @@ def test_gpus_share_the_papers_epoch(bundles: Folders, trees: Folders, order: tu
     assert set(drawn.values()) == {189}
 
 
-def test_xnet_learns_by_a_cosine_over_all_batches(bundles: Folders, trees: Folders) -> None:
+@pytest.mark.parametrize("length", ["max_epochs", "train#trainer#max_epochs"])
+def test_xnet_learns_by_a_cosine_over_all_batches(bundles: Folders, trees: Folders, length: str) -> None:
+    """MONAI Label sets the trainer's epochs, not those of the config."""
     workflow = ConfigWorkflow(
         config_file=config(bundles["xnet"], "train"), workflow_type="train", bundle_root=str(bundles["xnet"]),
-        dataset_dir=str(trees["xnet"]), quiet=True, max_epochs=20, learning_rate=0.002,
+        dataset_dir=str(trees["xnet"]), quiet=True, learning_rate=0.002, **{length: 20},
     )  # fmt: skip
     workflow.initialize()
     parser = workflow.parser
@@ -81,6 +83,18 @@ def test_xnet_learns_by_a_cosine_over_all_batches(bundles: Folders, trees: Folde
     assert rates == sorted(rates, reverse=True)
     assert rates[steps // 2] == pytest.approx(0.001)  # half of the way down
     assert 0 < rates[-1] < 0.002 / 100
+
+
+@pytest.mark.parametrize("length", ["max_epochs", "train#trainer#max_epochs"])
+@pytest.mark.parametrize("name", ["xnet", "cnnres"])
+def test_comparisons_learn_by_one_cycle_over_all_batches(
+    bundles: Folders, trees: Folders, name: str, length: str
+) -> None:
+    parser = ConfigParser()
+    parser.read_config([bundles[name] / "configs" / f"{file}.json" for file in ("train", "comparison")])
+    parser.update({"dataset_dir": str(trees[name]), "cache_gb": 0, "quiet": True, length: 3})
+    batches = len(parser.get_parsed_content("train#dataloader"))
+    assert parser.get_parsed_content("lr_scheduler").total_steps == 3 * batches
 
 
 @pytest.mark.parametrize("name", ["xnet", "cnnres"])
