@@ -193,7 +193,8 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
 
     Raises:
         UsageError: if the file is not such an archive or damaged, has paths that lead out of its folder,
-            links, or far more content than a bundle has, or if the folder is there already.
+            links, another compression than deflate, or far more content than a bundle has, or if the folder
+            is there already.
         OutputError: if the folder cannot be written.
     """
     archive = Path(archive)
@@ -246,6 +247,8 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise UsageError(f"{suspect}: the entry {name!r} is a link or device.")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UsageError(f"{suspect}: the entry {name!r} is compressed by another method than deflate.")
         roots.add(parts[0])
         if len(parts) == 1 and not entry.is_dir():
             raise UsageError(f"{suspect}: the entry {name!r} lies in no folder.")
@@ -257,7 +260,7 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
 
 def _check_sums(path: Path, files: Mapping[str, bytes]) -> None:
     """Refuse an archive whose content is not what its SHA256SUMS says."""
-    root = next(iter(files)).split("/")[0]
+    root = next(iter(files), "").split("/")[0]
     content = {name.removeprefix(f"{root}/"): data for name, data in files.items()}
     told = content.pop(SUMS, None)
     if told is None:

@@ -271,6 +271,19 @@ def test_links_and_devices_are_refused(tmp_path: Path, kind: int) -> None:
         unpack(archive, tmp_path / "out")
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused(tmp_path: Path, compression: int) -> None:
+    """Their faults end in errors of their own."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("b/x", bytes(range(256)) * 8)
+    content = bytearray(path.read_bytes())
+    content[60:100] = bytes(40)
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="'b/x' is compressed by another method than deflate"):
+        unpack(path, tmp_path / "out")
+
+
 @archive("A small archive that says it unpacks to more than a bundle holds")
 def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = packed(tmp_path / "a.zip", {"b/zeros": bytes(100)})
@@ -304,10 +317,11 @@ def test_damage_is_told(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(UsageError, match=r"a\.zip is damaged"):
             unpack(path, tmp_path / "out")
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("b/x.txt", "x")
-    with pytest.raises(UsageError, match="it has no SHA256SUMS"):
-        unpack(path, tmp_path / "out")
+    for entry in ("b/x.txt", "b/"):  # a file, a folder alone
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(entry, b"")
+        with pytest.raises(UsageError, match="it has no SHA256SUMS"):
+            unpack(path, tmp_path / "out")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("b/x.txt", "changed")
         archive.writestr("b/SHA256SUMS", f"{hashlib.sha256(b'x').hexdigest()}  x.txt\n")

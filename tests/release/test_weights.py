@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,32 @@ def test_one_changed_byte_in_the_values_is_told(tmp_path: Path, happened: Callab
         torch.load(path, weights_only=True)["a"], torch.ones(1000)
     )  # torch does not see it
     with pytest.raises(WeightsError, match="is damaged") as caught:
+        load_weights(path)
+    happened(caught.value)
+
+
+@refused("A weight file packed anew, then damaged or encrypted")
+@pytest.mark.parametrize("fault", ["no such block", "encrypted"])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_compressed_file_is_told(
+    tmp_path: Path, compression: int, fault: str, happened: Callable[[object], None]
+) -> None:
+    """PyTorch's own files are not compressed; a zip program may have done it."""
+    path = tmp_path / "model.pt"
+    name = "model/data.pkl"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr(name, bytes(range(256)) * 8)
+    content = bytearray(path.read_bytes())
+    if fault == "encrypted":
+        for mark, offset in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+            content[content.index(mark) + offset] |= 1
+    else:
+        start = content.index(name.encode()) + len(name)
+        content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(
+        WeightsError, match=r"model\.pt is damaged, incomplete or not a weight file"
+    ) as caught:
         load_weights(path)
     happened(caught.value)
 
