@@ -25,7 +25,7 @@ import typer
 from robustness import KINDS, changed
 
 from shared_nets.bundles import Model
-from shared_nets.evaluation.tables import statistics
+from shared_nets.evaluation.tables import read_cases, statistics
 from shared_nets.experiments.tables import OVERLAPS, paired_p
 
 LABELLED = 10
@@ -54,7 +54,7 @@ def main(
     if done.returncode:
         raise typer.Exit(done.returncode)
     before, after = (
-        pd.read_csv(runs / "run" / "fold0" / name / "metrics.csv", index_col="scan")[list(OVERLAPS)]
+        read_cases(runs / "run" / "fold0" / name / "metrics.csv").set_index("scan")[list(OVERLAPS)]
         for name in ("before_test", "after_test")
     )
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -203,8 +203,7 @@ def finetune(
         recipes, settings = recipe_files(folder, recipe), parse_settings(setting)
     except UsageError as error:
         raise typer.BadParameter(str(error)) from error
-    import pandas as pd
-
+    from shared_nets.evaluation import read_cases
     from shared_nets.experiments.crossvalidation import Experiment, telling_how_to_go_on
     from shared_nets.experiments.tables import OVERLAPS, paired_p
 
@@ -214,9 +213,9 @@ def finetune(
     tuning = Experiment(folder, data, output, recipes, tuned | settings, "best", evaluate_on.value, silent)
     tuning.check([fold])
     with telling_how_to_go_on(fold):
-        before = pd.read_csv(tuning.evaluate(fold, start, "before")).set_index("scan")
+        before = read_cases(tuning.evaluate(fold, start, "before")).set_index("scan")
         tuning.train(fold)
-        after = pd.read_csv(tuning.evaluate(fold, None, "after")).set_index("scan")
+        after = read_cases(tuning.evaluate(fold, None, "after")).set_index("scan")
     done = (before["status"] == "ok") & (after["status"] == "ok")
     before, after = before[done], after[done]
     which = "held-out" if evaluate_on is EvaluateOn.validation else "test"

@@ -26,6 +26,9 @@ from shared_nets.files import write_bytes
 FOUND, MISSED = "found_ml", "missed_ml"
 """Columns with the volumes in mL of the reference's lesions that were found and missed, space between."""
 
+TEXT = dict.fromkeys(("scan", FOUND, MISSED), str)
+"""Columns that stay text where all of it looks like numbers: a scan ``001``, a case's only lesion."""
+
 EVALUATION = "evaluation.json"
 """What a summary is of, beside it."""
 
@@ -176,12 +179,34 @@ def summarise(
     return pd.DataFrame(rows).reindex(columns=order)
 
 
+def read_cases(table_csv: str | Path) -> pd.DataFrame:
+    """
+    The table of cases that an evaluation wrote.
+
+    Args:
+        table_csv: CSV with one row a case, as `summarise` takes it.
+
+    Returns:
+        Its rows; the scans' names and the volumes of lesions are text, and what is empty is NaN.
+
+    Raises:
+        ScanNotFoundError: if the table is not there or cannot be read as CSV.
+    """
+    try:  # only what is empty has no value: a scan may be called NA
+        return pd.read_csv(table_csv, dtype=TEXT, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ScanNotFoundError(
+            f"{table_csv} is not a readable table of cases ({reason}); run the evaluation again."
+        ) from error
+
+
 def write_summary(table_csv: str | Path, output_csv: str | Path, **options: Any) -> pd.DataFrame:
     """
     Summarise a table of cases on disk.
 
     Args:
-        table_csv: CSV with one row a case, as `summarise` takes it.
+        table_csv: as of `read_cases`.
         output_csv: where the summary goes, as CSV.
         options: further arguments of `summarise`.
 
@@ -189,17 +214,11 @@ def write_summary(table_csv: str | Path, output_csv: str | Path, **options: Any)
         The summary; `summary_text` makes it short enough to print.
 
     Raises:
-        ScanNotFoundError: if the table is not there or cannot be read as CSV.
+        ScanNotFoundError: as `read_cases`.
         UsageError: as `summarise`.
         OutputError: if the summary cannot be written.
     """
-    try:
-        cases = pd.read_csv(table_csv, dtype={FOUND: str, MISSED: str})
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ScanNotFoundError(
-            f"{table_csv} is not a readable table of cases ({reason}); run the evaluation again."
-        ) from error
+    cases = read_cases(table_csv)
     try:
         summary = summarise(cases, **options)
     except UsageError as error:
@@ -305,9 +324,9 @@ def rate(hits: NDArray[np.float64], total: NDArray[np.float64]) -> float:
     return float(hits.sum() / total.sum()) if total.sum() else np.nan
 
 
-def volumes(cell: object) -> NDArray[np.float64]:
-    """The numbers of a ``found_ml`` or ``missed_ml`` cell; an empty one is read back as NaN."""
-    return np.array(cell.split() if isinstance(cell, str) else [], dtype=np.float64)
+def volumes(cell: str | float) -> NDArray[np.float64]:
+    """The numbers of a ``found_ml`` or ``missed_ml`` cell; pandas reads an empty one back as NaN."""
+    return np.array([] if pd.isna(cell) else str(cell).split(), dtype=np.float64)
 
 
 def count_between(cases: Sequence[NDArray[np.float64]], low: float, high: float) -> NDArray[np.float64]:

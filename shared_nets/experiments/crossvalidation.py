@@ -22,6 +22,7 @@ from shared_nets.data import read_folds
 from shared_nets.data.datalist import relative_to
 from shared_nets.data.names import Case
 from shared_nets.errors import UsageError, WeightsError
+from shared_nets.evaluation import read_cases
 from shared_nets.files import held, sha256, write_bytes
 from shared_nets.inference.cohort import SUMMARY
 from shared_nets.release.weights import save_weights
@@ -89,7 +90,7 @@ class Experiment:
                 with telling_how_to_go_on(fold):
                     self.train(fold)
                     self.evaluate(fold)
-            parts.append(pd.read_csv(table).assign(fold=fold))
+            parts.append(read_cases(table).assign(fold=fold))
         return pd.concat(parts, ignore_index=True)
 
     def fold_folder(self, fold: int) -> Path:
@@ -303,7 +304,7 @@ def data_digest(data: Path, cases: Callable[..., list[Case]]) -> str:
 
 def is_finished(table: Path) -> bool:
     """Whether all cases have been evaluated: the summary, written last, is there, and no case failed."""
-    return table.with_name(SUMMARY).is_file() and bool((pd.read_csv(table)["status"] == "ok").all())
+    return table.with_name(SUMMARY).is_file() and bool((read_cases(table)["status"] == "ok").all())
 
 
 def run(workflow: ConfigWorkflow) -> None:

@@ -18,6 +18,7 @@ from shared_nets.evaluation import (
     case_metrics,
     measure_case,
     measure_slices,
+    read_cases,
     summarise,
     summary_text,
     write_summary,
@@ -268,6 +269,28 @@ def test_from_rows_on_disk_to_a_summary_on_disk(tmp_path: Path) -> None:
     assert row(summary, "dice")["mean"] == pytest.approx((2 * 32 / (66 + 32) + 1) / 2)
     assert (row(summary, "hd95_mm")["n"], row(summary, "hd95_mm")["undefined"]) == (1, 1)
     assert (row(summary, "detection_rate_0.1_to_1_ml")["n"], row(summary, "dice")["failed"]) == (1, 1)
+
+
+def test_names_and_volumes_stay_text_where_they_look_like_numbers(tmp_path: Path) -> None:
+    """No case has two lesions found or missed, and one failed; NA is a name as any other."""
+    names = ["001", "1e2", "NA", "7"]
+    columns = {"status": ["ok"] * 3 + ["failed"], "found_ml": ["2.5", "", "0.5", ""], "missed_ml": [""] * 4}
+    written = table([0.2, 0.4, 0.6, np.nan], scan=names, **columns)
+    written.to_csv(tmp_path / "metrics.csv", index=False)
+    cases = read_cases(tmp_path / "metrics.csv")
+    assert list(cases["scan"]) == names
+    assert cases["dice"].tolist()[:3] == [0.2, 0.4, 0.6]
+    of_rows, of_file = (summarise(rows, resamples=100) for rows in (written, cases))
+    pd.testing.assert_frame_equal(of_rows, of_file)
+    for size in ("0.1_to_1", "1_to_10"):
+        rate = row(of_file, f"detection_rate_{size}_ml")
+        assert (rate["n"], rate["mean"]) == (1, 1)
+
+
+def test_a_volume_that_was_read_as_a_number_counts() -> None:
+    summary = summarise(table([0.5, 0.5], found_ml=[2.5, np.nan], missed_ml=[np.nan, 3]), resamples=100)
+    rate = row(summary, "detection_rate_1_to_10_ml")
+    assert (rate["n"], rate["mean"]) == (2, 0.5)
 
 
 def test_the_printed_summary_tells_what_was_left_out() -> None:

@@ -54,6 +54,8 @@ def test_folds_to_table(bundles: Folders, data: dict[str, Path], tmp_path: Path,
     table = pd.read_csv(tmp_path / "metrics.csv")
     assert sorted(table["scan"]) == [f"case{n}" for n in range(1, 6)]  # every case once
     assert dict(zip(table["scan"], table["fold"], strict=True)) == {f"case{n}": n % 2 for n in range(1, 6)}
+    summary = pd.read_csv(tmp_path / "summary.csv").set_index("of")
+    assert summary.loc["lesions", "n"].sum() == 5  # one a case, found or missed
     assert f"By the {name} paper's rules: dice" in done.out
     for fold in (0, 1):
         trained = json.loads((tmp_path / f"fold{fold}" / "trained.json").read_text())

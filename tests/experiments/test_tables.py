@@ -14,6 +14,7 @@ from torch import nn
 
 from shared_nets.cli.experiments import explanation
 from shared_nets.errors import UsageError
+from shared_nets.evaluation import read_cases
 from shared_nets.experiments.crossvalidation import Experiment
 from shared_nets.experiments.methods import BUNDLES, METHODS, Method
 from shared_nets.experiments.tables import (
@@ -70,6 +71,13 @@ def test_a_failed_case_and_an_unknown_scoring_are_refused() -> None:
     rows.loc[1, "status"] = "failed"
     with pytest.raises(UsageError, match="s1"):
         scores(rows, "volumes")
+
+
+def test_a_failed_case_is_named_as_its_scan_is(tmp_path: Path) -> None:
+    rows = cases([0.5, 0.9]).assign(scan=["001", "002"], status=["ok", "failed"])
+    rows.drop(columns="fold").to_csv(tmp_path / "metrics.csv", index=False)
+    with pytest.raises(UsageError, match=r"^002: failed"):
+        scores(read_cases(tmp_path / "metrics.csv").assign(fold=0), "volumes")
 
 
 A, B, C = (Method(name, "XNet") for name in ("A", "B", "C"))
