@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 from shared_nets.arrays import as_array
@@ -83,7 +84,8 @@ def measure_slices(output: Mapping[str, Any]) -> dict[str, Any]:
         NaN where no slice has a lesion. Slices are those across the grid's axis nearest to head-foot.
     """
     pred, label = as_array(output["pred"])[0] > 0, as_array(output["label"])[0] > 0
-    axis = int(np.argmax(np.abs(as_array(output["pred"].affine)[2, :3])))
+    affine = as_array(output["pred"].affine)
+    axis = int(np.argmax(np.abs(affine[2, :3]) / voxel_sizes(affine)))
     pred, label = (np.moveaxis(mask, axis, 0).reshape(mask.shape[axis], -1) for mask in (pred, label))
     pred, label = pred[label.any(1)], label[label.any(1)]
     common, predicted, real = ((mask).sum(1) for mask in (pred & label, pred, label))

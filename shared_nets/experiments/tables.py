@@ -78,9 +78,8 @@ def table(
 
     Returns:
         ``method``, ``cases``, the four overlaps, their published values as ``published_dice`` and so on,
-        ``difference`` (mean of Dice minus that of the last method, case by case), ``p`` (Wilcoxon's
-        signed-rank test of that, two-sided, Holm's correction over the rows), and the columns of `costs` and
-        `budget`.
+        ``difference`` (Dice minus that of the last method), ``p`` (Wilcoxon's signed-rank test of Dice case
+        by case, two-sided, Holm's correction over the rows), and the columns of `costs` and `budget`.
 
     Raises:
         UsageError: if the methods were not evaluated on the same cases, or a case failed.
@@ -92,14 +91,15 @@ def table(
             raise UsageError(
                 f"{name} and {methods[-1].name} were evaluated on different cases: evaluate again."
             )
+    overlaps = {name: means(rows, scoring) for name, rows in scored.items()}
     raw = [paired_p(scored[method.name]["dice"], last["dice"]) for method in methods[:-1]]
     corrected = [*holm(raw), float("nan")]
     return pd.DataFrame(
         [
             {"method": method.name, "cases": len(last)}
-            | means(scored[method.name], scoring)
+            | overlaps[method.name]
             | {f"published_{key}": method.published.get(key, float("nan")) for key in OVERLAPS}
-            | {"difference": float((scored[method.name]["dice"] - last["dice"]).mean()), "p": p}
+            | {"difference": overlaps[method.name]["dice"] - overlaps[methods[-1].name]["dice"], "p": p}
             | dict(speed[method.name])
             | dict(trained[method.name])
             for method, p in zip(methods, corrected, strict=True)
@@ -109,14 +109,15 @@ def table(
 
 def scores(cases: pd.DataFrame, scoring: str) -> pd.DataFrame:
     """
-    The four overlaps of every case, by ``fold`` and ``scan``.
+    The four overlaps of every case, by ``fold`` and ``scan``, for `means`.
 
     Args:
         cases: rows of `metrics.csv` with their ``fold``.
         scoring: ``"volumes"``: each volume on its own grid, nothing marked where nothing is being right.
             ``"xnet"``, as X-Net's code: a volume without lesion counts as 0. ``"cnnres"``, as the CNN-Res
-            paper: the mean over a volume's slices with lesion; volumes without are left out. (That paper
-            also counts each slice's mirror image, which is not repeated here.)
+            paper: the mean over a volume's slices with lesion, with their number as ``lesion_slices``;
+            volumes without are left out. (That paper also counts each slice's mirror image, which is not
+            repeated here.)
 
     Raises:
         UsageError: if the scoring is unknown, a case failed, or columns are missing.
@@ -129,15 +130,18 @@ def scores(cases: pd.DataFrame, scoring: str) -> pd.DataFrame:
     rows = cases.set_index(["fold", "scan"]).sort_index()
     if scoring == "cnnres":
         rows = rows[rows["lesion_slices"] > 0]
-        return rows[[f"slice_{key}" for key in OVERLAPS]].set_axis(OVERLAPS, axis=1)
+        of_slices = {f"slice_{key}": key for key in OVERLAPS}
+        return rows[[*of_slices, "lesion_slices"]].rename(columns=of_slices)
     overlaps = rows[list(OVERLAPS)]
     return overlaps.where(rows["reference_ml"] > 0, 0.0) if scoring == "xnet" else overlaps
 
 
 def means(scored: pd.DataFrame, scoring: str) -> dict[str, float]:
-    """The mean over cases; in X-Net's scoring, the mean of the folds' means."""
+    """The mean over cases; in X-Net's scoring, that of the folds' means; in CNN-Res's, that over slices."""
     if scoring == "xnet":
         scored = scored.groupby(level="fold").mean()
+    if scoring == "cnnres":
+        scored = scored.loc[scored.index.repeat(scored["lesion_slices"])]
     return {key: float(scored[key].mean()) for key in OVERLAPS}
 
 

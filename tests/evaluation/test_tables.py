@@ -91,6 +91,16 @@ def test_overlaps_of_the_slices_across_head_foot_whichever_axis_that_is(head_foo
     )
 
 
+def test_tilted_slices_thicker_than_their_pixels_are_across_left_right() -> None:
+    """Sagittal slices of 5 mm, tilted by 13°, so that a step between them climbs more mm than one in them."""
+    turn = np.deg2rad(13)
+    affine = np.diag([5.0, 1, 1, 1])
+    affine[[0, 0, 2, 2], [0, 2, 0, 2]] = 5 * np.cos(turn), -np.sin(turn), 5 * np.sin(turn), np.cos(turn)
+    mask = MetaTensor(torch.zeros(1, 4, 6, 8), affine=affine)
+    mask[0, 1:3, 2:4, 1:6] = 1
+    assert measure_slices({"pred": mask, "label": mask})["lesion_slices"] == 5
+
+
 def test_without_a_slice_with_lesion_there_are_no_overlaps_of_slices() -> None:
     nothing = MetaTensor(torch.zeros(1, 12, 10, 8), affine=output()["pred"].affine)
     lesion_slices, *overlaps = measure_slices(output(label=nothing)).values()

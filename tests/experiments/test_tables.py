@@ -18,6 +18,7 @@ from shared_nets.evaluation import read_cases
 from shared_nets.experiments.crossvalidation import Experiment
 from shared_nets.experiments.methods import BUNDLES, METHODS, Method
 from shared_nets.experiments.tables import (
+    OVERLAPS,
     budget,
     build,
     costs,
@@ -62,6 +63,24 @@ def test_cnn_res_scoring_is_over_slices_with_lesion() -> None:
     rows["slice_dice"] = [0.2, np.nan]
     rows["lesion_slices"] = [4, 0]
     assert means(scores(rows, "cnnres"), "cnnres")["dice"] == pytest.approx(0.2)
+
+
+def test_cnn_res_scoring_counts_every_slice_once() -> None:
+    """30 slices at 0.8 and 2 at 0.2, from volumes of two folds; so is the table's difference."""
+    last, other = (
+        cases(dice, fold=[0, 1]).assign(lesion_slices=[30, 2]) for dice in ([0.8, 0.2], [0.5, 0.4])
+    )
+    mean = (30 * 0.8 + 2 * 0.2) / 32
+    assert means(scores(last, "cnnres"), "cnnres") == pytest.approx(dict.fromkeys(OVERLAPS, mean))
+    rows = table(
+        [A, C], {"A": other, "C": last}, {"A": COST, "C": COST}, {"A": BUDGET, "C": BUDGET}, "cnnres"
+    )
+    assert rows["difference"][0] == pytest.approx((30 * 0.5 + 2 * 0.4) / 32 - mean)
+
+
+def test_cnn_res_scoring_of_cases_without_lesion_has_no_value() -> None:
+    rows = cases([1.0, 0.9]).assign(lesion_slices=0)
+    assert np.isnan(list(means(scores(rows, "cnnres"), "cnnres").values())).all()
 
 
 def test_a_failed_case_and_an_unknown_scoring_are_refused() -> None:
