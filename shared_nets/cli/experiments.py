@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_nets.bundles import MODALITIES, Model, bundle_folder
+from shared_nets.bundles import Model, bundle_folder
 from shared_nets.errors import UsageError, tell_errors_in_words
 from shared_nets.experiments.methods import BUNDLES, METHODS, Comparison
 
@@ -146,24 +146,25 @@ def table(
     from shared_nets.experiments.tables import compare, write_table
 
     silent = {"quiet": quiet, "debug": debug}
-    methods, channels = METHODS[which], len(MODALITIES[Model(BUNDLES[which])])
+    parser = ConfigParser(ConfigParser.load_config_files([folder / "configs" / "train.json", *recipes]))
+    # What train.json does not have, each experiment refuses.
+    parser.update({key: value for key, value in settings.items() if key in parser})
+    methods, own, window = METHODS[which], parser["network_def"], parser["window"]
     experiments = {
         method.name: Experiment(
             folder,
             data,
             output / BUNDLES[which] / method.folder,
             recipes,
-            settings | {"network_def": method.network_def(channels)},
+            settings | {"network_def": method.network_def(own)},
             weights.value,
             evaluate_on.value,
             silent,
         )
         for method in methods
     }
-    parser = ConfigParser(ConfigParser.load_config_files([folder / "configs" / "train.json", *recipes]))
-    window = settings.get("window") or parser.get("window")
     rules = BUNDLES[which] if scoring is Scoring.paper else "volumes"
-    rows = compare(methods, experiments, channels, tuple(window), fold, rules)
+    rows = compare(methods, experiments, own, tuple(window), fold, rules)
     scored = "" if scoring is Scoring.volumes else "_paper_scoring"
     stem = output / f"{which.value}{scored}{experiments[methods[-1].name].suffix}"
     write_table(rows, stem, TITLES[which], [note] * bool(note) + [explanation(rows, window, rules)])

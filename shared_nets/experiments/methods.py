@@ -24,7 +24,7 @@ class Method:
     Attributes:
         name: as the table calls it.
         network: class name in `shared_nets.networks`.
-        options: its arguments; channels come from the bundle.
+        options: its arguments, beside those that it takes from the bundle.
         published: what the paper reports, by metric; empty where its figure was not at hand to check.
     """
 
@@ -33,10 +33,18 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, float] = field(default_factory=dict)
 
-    def network_def(self, channels: int) -> dict[str, Any]:
-        """The network as a bundle's config names it."""
+    def network_def(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        The network as a bundle's config names it.
+
+        Args:
+            own: the bundle's own: one of its class is given the same, such as the dropout, any other its
+                channels.
+        """
         target = f"shared_nets.networks.{self.network}"
-        return {"_target_": target, "in_channels": channels, "out_channels": 1, **self.options}
+        given = own if own["_target_"] == target else ("in_channels", "out_channels")
+        taken = {key: own[key] for key in given if not key.startswith("_")}
+        return {"_target_": target, **taken, **self.options}
 
     @property
     def folder(self) -> str:

@@ -30,7 +30,7 @@ ROUNDS = 5
 def compare(
     methods: Sequence[Method],
     experiments: Mapping[str, Experiment],
-    channels: int,
+    own: Mapping[str, Any],
     window: tuple[int, int],
     folds: Sequence[int] | None = None,
     scoring: str = "volumes",
@@ -41,7 +41,7 @@ def compare(
     Args:
         methods: the rows; the last one is what the others are tested against.
         experiments: the experiment of each method, by its name.
-        channels: input channels of the networks.
+        own: the bundle's own ``network_def``.
         window: rows and columns of a slice, for products and milliseconds.
         folds: which; all by default.
         scoring: see `scores`.
@@ -54,7 +54,7 @@ def compare(
         StrokeSegError: if a fold cannot be trained.
     """
     cases = {method.name: experiments[method.name].run(folds) for method in methods}
-    speed = costs({method.name: build(method, channels) for method in methods}, channels, window)
+    speed = costs({method.name: build(method, own) for method in methods}, own["in_channels"], window)
     trained = {name: budget(experiments[name], rows["fold"].unique()) for name, rows in cases.items()}
     return table(methods, cases, speed, trained, scoring)
 
@@ -161,9 +161,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def build(method: Method, channels: int) -> nn.Module:
-    """The method's network, untrained."""
-    settings = method.network_def(channels)
+def build(method: Method, own: Mapping[str, Any]) -> nn.Module:
+    """The method's network, untrained, in a bundle with its own ``network_def``."""
+    settings = method.network_def(own)
     settings.pop("_target_")
     return getattr(networks, method.network)(**settings)
 

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from shared_nets.experiments.methods import METHODS, Comparison
 from tests.bundles.test_workflows import config, items
-from tests.commands import bundle, strokeseg
+from tests.commands import ROOT, bundle, strokeseg
 from tests.data import trees as datasets
 
 Folders = Mapping[str, Path]
@@ -128,6 +128,11 @@ def test_a_table_of_two_networks(trees: Folders, tmp_path: Path) -> None:
     ]  # fmt: skip
     done = strokeseg(*words, "--scoring", "paper")
     assert done.code == 0, done.err
+    configs = [tmp_path / "cnnres" / name / "fold0" / "config.json" for name in ("u-net", "cnn-res")]
+    other, own = (json.loads(path.read_text())["network_def"] for path in configs)
+    train = json.loads((ROOT / "cnnres_bundle" / "configs" / "train.json").read_text())
+    assert own["dropout"] == train["network_def"]["dropout"]
+    assert "dropout" not in other
     rows = pd.read_csv(tmp_path / "acute_paper_scoring.csv").set_index("method")
     assert list(rows.index) == ["U-Net", "CNN-Res"]
     # With two channels: the published 31,031,685 and 6,471,105 and another 3×3 kernel of the first layer.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ from shared_nets.experiments.tables import (
     table,
     write_table,
 )
+from tests.commands import ROOT
 
 
 def cases(
@@ -155,12 +157,35 @@ def test_costs_of_one_convolution_by_hand() -> None:
     assert all(net["ms_per_slice"] > 0 for net in found.values())
 
 
+def own_network(model: str) -> dict[str, Any]:
+    """The ``network_def`` of a bundle's train.json."""
+    train = json.loads((ROOT / f"{model}_bundle" / "configs" / "train.json").read_text())
+    return dict(train["network_def"])
+
+
+@pytest.mark.parametrize("model", ["xnet", "cnnres"])
+def test_the_bundles_own_network_is_train_jsons(model: str) -> None:
+    own = own_network(model)
+    rows = [row for which in METHODS if BUNDLES[which] == model for row in METHODS[which]]
+    same = [row.network_def(own) for row in rows if row.name == {"xnet": "X-Net", "cnnres": "CNN-Res"}[model]]
+    assert same
+    del own["_requires_"]
+    assert all(row == own for row in same)
+
+
+def test_a_network_takes_the_channels_of_a_recipe_and_what_its_row_says() -> None:
+    own = {**own_network("xnet"), "in_channels": 3}
+    target = {"_target_": "shared_nets.networks.XNet", "in_channels": 3, "out_channels": 1}
+    assert Method("No FSM", "XNet", {"fsm": None}).network_def(own) == {**target, "fsm": None}
+    assert Method("U-Net", "UNet").network_def(own) == {**target, "_target_": "shared_nets.networks.UNet"}
+
+
 @pytest.mark.parametrize("which", list(METHODS))
 def test_every_row_is_a_network_of_its_bundles_channels(which: str) -> None:
     channels = 2 if BUNDLES[which] == "cnnres" else 1
     with torch.device("meta"):
         for method in METHODS[which]:
-            net = build(method, channels).eval()
+            net = build(method, own_network(BUNDLES[which])).eval()
             assert net(torch.rand(1, channels, 32, 48)).shape == (1, 1, 32, 48)
     assert len({method.folder for method in METHODS[which]}) == len(METHODS[which])
 
