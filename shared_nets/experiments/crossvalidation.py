@@ -18,10 +18,11 @@ import pandas as pd
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from shared_nets.bundles import check_parts
 from shared_nets.data import read_folds
 from shared_nets.data.datalist import relative_to
 from shared_nets.data.names import Case
-from shared_nets.errors import UsageError, WeightsError
+from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError
 from shared_nets.evaluation import read_cases
 from shared_nets.files import held, sha256, write_bytes
 from shared_nets.inference.cohort import SUMMARY
@@ -31,6 +32,12 @@ from shared_nets.training.start import start_from
 
 OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "resume", "weights", "evaluate_on"}
 """Values that an experiment sets itself, beside those in its ``silent``."""
+
+CONFIGS = ("train.json", "evaluate.json")
+"""The bundle's configs that an experiment runs."""
+
+TOLD = {"data_sha256": "cases", "configs": " or ".join(CONFIGS)}
+"""What settings of ``experiment.json`` are called in messages, where not by their key."""
 
 START = {
     "_target_": "shared_nets.training.start_from",
@@ -85,12 +92,11 @@ class Experiment:
         self.check(folds)
         parts = []
         for fold in folds:
-            table = self.evaluation_folder(fold) / "metrics.csv"
-            if not is_finished(table):
+            if not self.is_finished(fold):
                 with telling_how_to_go_on(fold):
                     self.train(fold)
                     self.evaluate(fold)
-            parts.append(read_cases(table).assign(fold=fold))
+            parts.append(read_cases(self.table(fold)).assign(fold=fold))
         return pd.concat(parts, ignore_index=True)
 
     def fold_folder(self, fold: int) -> Path:
@@ -100,6 +106,33 @@ class Experiment:
     def evaluation_folder(self, fold: int, name: str = "evaluation") -> Path:
         """Where a fold's table is."""
         return self.fold_folder(fold) / f"{name}{self.suffix}"
+
+    def table(self, fold: int, name: str = "evaluation") -> Path:
+        """A fold's table, see `evaluation_folder`."""
+        return self.evaluation_folder(fold, name) / "metrics.csv"
+
+    def is_finished(self, fold: int, name: str = "evaluation") -> bool:
+        """
+        Whether a fold's cases, as they are now, have been evaluated: its table is of them, none failed, and
+        the summary, written last, is there.
+        """
+        table = self.table(fold, name)
+        try:
+            rows = read_cases(table)
+        except ScanNotFoundError:
+            return False
+        if not table.with_name(SUMMARY).is_file() or (rows["status"] != "ok").any():
+            return False
+        return sorted(rows["scan"]) == sorted(str(case["name"]) for case in self.evaluated(fold))
+
+    def evaluated(self, fold: int) -> list[Case]:
+        """The cases that a fold is evaluated on."""
+        return self.cases_of(fold)(section=self.evaluate_on, labelled=True)
+
+    def cases_of(self, fold: int) -> Callable[..., list[Case]]:
+        """`find_cases` of the data, for a fold."""
+        found: Callable[..., list[Case]] = self.workflow([], fold).parser.get_parsed_content("cases")
+        return found
 
     @property
     def suffix(self) -> str:
@@ -114,12 +147,13 @@ class Experiment:
             folds: those that are to be run.
 
         Raises:
-            UsageError: if train.json has no such setting, or the output holds an experiment with other ones
-                that has trained an epoch.
+            UsageError: if the bundle lacks train.json or evaluate.json, train.json lacks a setting, or the
+                output holds an experiment with other ones that has trained an epoch.
             StrokeSegError: if a fold has no cases to train on or to evaluate, or the network or the weights
                 that it starts from cannot be used.
             OutputError: if another run, with other settings, is at work in the output.
         """
+        check_parts(self.bundle, "to train", (f"configs/{name}" for name in CONFIGS))
         known = ConfigParser(ConfigParser.load_config_files([self.train_config, *self.recipes]))
         for key in self.settings:
             if key in OWN or key in self.silent:
@@ -127,9 +161,8 @@ class Experiment:
             if key not in known:
                 raise UsageError(f"--set {key}: train.json has no such value.")
         for fold in folds:
-            cases = self.workflow([], fold).parser.get_parsed_content("cases")
-            cases(section="training")
-            if not cases(section=self.evaluate_on, labelled=True):
+            self.cases_of(fold)(section="training")
+            if not self.evaluated(fold):
                 raise UsageError(f"{self.data} leaves no case to evaluate in fold {fold}: add some.")
         parser = self.workflow([], folds[0]).parser
         start_from(*(parser.get_parsed_content(key) for key in ("pretrained", "network_def", "frozen")))
@@ -138,7 +171,7 @@ class Experiment:
     def record(self, data_sha256: str) -> None:
         """
         Write ``experiment.json``. One of other settings is replaced while no fold has an epoch: it did not
-        get far.
+        get far. What an earlier version did not record, it is taken to have had as it is now.
 
         Args:
             data_sha256: see `data_digest`.
@@ -150,6 +183,7 @@ class Experiment:
         """
         settings = {
             "bundle": self.bundle.name,
+            "configs": {name: sha256(self.config(name)) for name in CONFIGS},
             "data": str(self.data.resolve()),
             "data_sha256": data_sha256,
             "recipes": {path.name: sha256(path) for path in self.recipes},
@@ -159,13 +193,16 @@ class Experiment:
         path = self.output / "experiment.json"
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
-            differ = [key for key in settings if before.get(key) != settings[key]]
+            known = settings | before
+            differ = [key for key in settings if known[key] != settings[key]]
             if not differ:
+                if known != before:
+                    write_bytes(path, json.dumps(known, indent=1).encode())
                 return
             if any(
                 any(self.output.glob(f"fold[0-9]*/{name}")) for name in ("models/last.ckpt", "trained.json")
             ):
-                what = ["cases" if key == "data_sha256" else key for key in differ]
+                what = [TOLD.get(key, key) for key in differ]
                 raise UsageError(
                     f"{self.output} holds an experiment with other {' and '.join(what)}: choose another "
                     f"--output, or repeat its settings (experiment.json) to go on with it."
@@ -223,15 +260,15 @@ class Experiment:
         Returns:
             The table.
         """
-        folder = self.evaluation_folder(fold, name)
-        if is_finished(folder / "metrics.csv"):
-            return folder / "metrics.csv"
+        table = self.table(fold, name)
+        if self.is_finished(fold, name):
+            return table
         kept = "model.pt" if self.weights == "best" else "last.safetensors"
         trained = self.fold_folder(fold) / "models" / kept
         workflow = self.workflow(
             ["evaluate.json"],
             fold,
-            output_dir=str(folder),
+            output_dir=str(table.parent),
             weights=str(weights or trained),
             evaluate_on=self.evaluate_on,
             **({"network": START} if weights else {}),
@@ -239,19 +276,23 @@ class Experiment:
         try:
             run(workflow)
         except SystemExit:  # failed cases have been told, and are rows
-            if not (folder / SUMMARY).is_file():  # stopped on the way, or nothing but failed cases
+            if not table.with_name(SUMMARY).is_file():  # stopped on the way, or nothing but failed cases
                 raise
-        return folder / "metrics.csv"
+        return table
 
     @property
     def train_config(self) -> Path:
         """The bundle's train.json."""
-        return self.bundle / "configs" / "train.json"
+        return self.config("train.json")
+
+    def config(self, name: str) -> Path:
+        """One of the bundle's configs."""
+        return self.bundle / "configs" / name
 
     def workflow(self, more: Sequence[str], fold: int, **settings: Any) -> ConfigWorkflow:
         """The bundle's workflow for one fold: train.json, the recipes, and more of the bundle's configs."""
         logging.getLogger("monai.bundle.workflows").addFilter(_is_of_use)
-        files = [self.train_config, *self.recipes, *(self.bundle / "configs" / name for name in more)]
+        files = [self.train_config, *self.recipes, *map(self.config, more)]
         return ConfigWorkflow(
             config_file=[str(file) for file in files],
             workflow_type="train",
@@ -300,11 +341,6 @@ def data_digest(data: Path, cases: Callable[..., list[Case]]) -> str:
     return hashlib.sha256(
         json.dumps(sorted(found, key=itemgetter("name")), sort_keys=True).encode()
     ).hexdigest()
-
-
-def is_finished(table: Path) -> bool:
-    """Whether all cases have been evaluated: the summary, written last, is there, and no case failed."""
-    return table.with_name(SUMMARY).is_file() and bool((read_cases(table)["status"] == "ok").all())
 
 
 def run(workflow: ConfigWorkflow) -> None:

@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from shared_nets import CNNRes, evaluation
+from shared_nets.errors import UsageError
 from shared_nets.evaluation import measure_case
 from shared_nets.experiments.crossvalidation import Experiment, telling_how_to_go_on
 from shared_nets.files import held
@@ -125,6 +128,7 @@ def test_killed_at_any_later_moment_it_does_what_is_left(
     evaluation = ["evaluation/summary.csv", "evaluation/metrics.csv"]
     for lost in (
         evaluation[:1],
+        evaluation[1:],
         evaluation,
         [*evaluation, "trained.json"],
         [*evaluation, "trained.json", "models/last.safetensors"],
@@ -304,6 +308,62 @@ def test_a_case_more_in_a_folder_is_noticed(bundles: Folders, trees: Folders, tm
     done = strokeseg(*words, "--fold", 0, "--fold", 1)
     assert done.code == 1
     assert "holds an experiment with other cases" in done.err
+
+
+@pytest.fixture
+def trained(bundles: Folders, trees: Folders, tmp_path: Path) -> Experiment:
+    """An experiment that may go on without training, in a folder of its data, with a bundle of its own."""
+    bundle, tree = tmp_path / "cnnres_bundle", tmp_path / "tree"
+    shutil.copytree(bundles["cnnres"], bundle)
+    shutil.copytree(trees["cnnres"], tree)
+    shutil.copytree(tree / "labelsTr", tree / "labelsTs")
+    for number in (3, 4, 5):  # of imagesTs's two cases
+        (tree / "labelsTs" / f"case{number}.nii.gz").unlink()
+    output = tmp_path / "out"
+    for fold in (0, 1):
+        (output / f"fold{fold}" / "models").mkdir(parents=True)
+        weights = CNNRes().state_dict()
+        save_file(weights, output / f"fold{fold}" / "models" / "last.safetensors")
+        (output / f"fold{fold}" / "trained.json").write_text('{"epoch": 1, "iteration": 1, "batch": 1}')
+    return Experiment(bundle, tree, output, silent={"quiet": True})
+
+
+@pytest.mark.parametrize("name", ["train.json", "evaluate.json"])
+def test_a_bundles_config_edited_since_is_noticed(trained: Experiment, name: str) -> None:
+    trained.check([0])
+    record = trained.output / "experiment.json"
+    recorded = json.loads(record.read_text())
+    config = trained.config(name)
+    assert recorded["configs"][name] == digest(config)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"peak_threshold": 0.1}))
+    with pytest.raises(UsageError, match=r"an experiment with other train\.json or evaluate\.json: choose"):
+        trained.check([0])
+    # One of a version that did not record them goes on, and records them from then on.
+    del recorded["configs"]
+    record.write_text(json.dumps(recorded))
+    trained.check([0])
+    assert json.loads(record.read_text()) == recorded | {"configs": {
+        name: digest(trained.config(name)) for name in ("train.json", "evaluate.json")
+    }}  # fmt: skip
+
+
+def test_a_bundle_without_evaluate_json_is_told_of_before_anything_is_written(trained: Experiment) -> None:
+    trained.config("evaluate.json").unlink()
+    with pytest.raises(UsageError, match=r"no bundle to train \(configs/evaluate\.json is missing\)"):
+        trained.check([0])
+    assert not (trained.output / "experiment.json").exists()
+
+
+def test_test_cases_added_to_a_folder_are_evaluated(trained: Experiment) -> None:
+    test = replace(trained, evaluate_on="test")
+    assert list(test.run([0])["scan"]) == ["case1", "case2"]
+    table = test.table(0)
+    made = table.stat().st_mtime_ns
+    test.run([0])
+    assert table.stat().st_mtime_ns == made
+    for name in ("images{}/case3_0000.nii.gz", "images{}/case3_0001.nii.gz", "labels{}/case3.nii.gz"):
+        shutil.copy(test.data / name.format("Tr"), test.data / name.format("Ts"))
+    assert list(test.run([0])["scan"]) == ["case1", "case2", "case3"]
 
 
 @pytest.mark.parametrize(
