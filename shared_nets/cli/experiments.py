@@ -46,7 +46,10 @@ Recipe = Annotated[
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="A value of train.json: max_epochs=20. Repeatable.")
 ]
-Folds = Annotated[list[int] | None, typer.Option("--fold", help="Only this fold. Repeatable.")]
+Folds = Annotated[
+    list[int] | None,
+    typer.Option("--fold", help="Train this fold only; tables are of all that are finished. Repeatable."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 WeightsOption = Annotated[
@@ -104,7 +107,8 @@ def experiment(
         rules = model.value
         paper = means(scores(cases, rules), rules)
         print(f"By the {model.value} paper's rules: " + ", ".join(f"{k} {v:.4f}" for k, v in paper.items()))
-    print(f"Results: {output.resolve()} (tables: {', '.join(tables)})")
+    folds = ", ".join(map(str, cases["fold"].unique()))
+    print(f"Results: {output.resolve()} (folds: {folds}; tables: {', '.join(tables)})")
     if (cases["status"] != "ok").any():
         raise typer.Exit(1)
 

@@ -81,22 +81,24 @@ class Experiment:
             folds: which; all by default.
 
         Returns:
-            A row a case, as `metrics.csv`, with its ``fold``.
+            A row a case, as `metrics.csv`, with its ``fold``: of these folds, and of all others that are
+            finished.
 
         Raises:
             UsageError: see `check`.
             StrokeSegError: if a fold cannot be trained.
             KeyboardInterrupt: if it is interrupted; its message tells how to go on.
         """
-        folds = read_folds(self.data) if folds is None else folds
+        every = read_folds(self.data)
+        folds = every if folds is None else folds
         self.check(folds)
-        parts = []
         for fold in folds:
             if not self.is_finished(fold):
                 with telling_how_to_go_on(fold):
                     self.train(fold)
                     self.evaluate(fold)
-            parts.append(read_cases(self.table(fold)).assign(fold=fold))
+        others = filter(self.is_finished, set(every) - set(folds))
+        parts = [read_cases(self.table(fold)).assign(fold=fold) for fold in sorted({*folds, *others})]
         return pd.concat(parts, ignore_index=True)
 
     def fold_folder(self, fold: int) -> Path:

@@ -47,16 +47,22 @@ def compare(
         scoring: see `scores`.
 
     Returns:
-        A row a method, see `row`.
+        A row a method, see `table`, over these folds and all others that every method has finished.
 
     Raises:
         UsageError: if the methods were not evaluated on the same cases.
         StrokeSegError: if a fold cannot be trained.
     """
-    cases = {method.name: experiments[method.name].run(folds) for method in methods}
+    cases = in_common({method.name: experiments[method.name].run(folds) for method in methods})
     speed = costs({method.name: build(method, own) for method in methods}, own["in_channels"], window)
     trained = {name: budget(experiments[name], rows["fold"].unique()) for name, rows in cases.items()}
     return table(methods, cases, speed, trained, scoring)
+
+
+def in_common(cases: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The rows of the folds that all methods have, by the method's name."""
+    folds = set.intersection(*(set(rows["fold"]) for rows in cases.values()))
+    return {name: rows[rows["fold"].isin(folds)] for name, rows in cases.items()}
 
 
 def table(

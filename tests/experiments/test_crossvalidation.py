@@ -366,6 +366,25 @@ def test_test_cases_added_to_a_folder_are_evaluated(trained: Experiment) -> None
     assert list(test.run([0])["scan"]) == ["case1", "case2", "case3"]
 
 
+def test_folds_run_one_by_one_make_one_table(trained: Experiment) -> None:
+    """As those of a cluster's jobs; a fold in which a case failed is not finished."""
+    words = [
+        "experiment", trained.data, "--model", "cnnres", "--bundle", trained.bundle, "--output",
+        trained.output, "--quiet",
+    ]  # fmt: skip
+    root, other = trained.output / "metrics.csv", trained.table(1)
+    for fold, folds in ((1, {1}), (0, {0, 1})):
+        done = strokeseg(*words, "--fold", fold)
+        assert done.code == 0, done.err
+        assert set(pd.read_csv(root)["fold"]) == folds
+    assert "(folds: 0, 1; tables: metrics.csv, summary.csv)" in done.out
+    held_out = [name for fold in (0, 1) for name in pd.read_csv(trained.table(fold))["scan"]]
+    assert list(pd.read_csv(root)["scan"]) == held_out
+    assert len(held_out) == 2
+    pd.read_csv(other).assign(status="failed").to_csv(other, index=False)
+    assert set(trained.run([0])["fold"]) == {0}
+
+
 @pytest.mark.parametrize(
     ("setting", "told"),
     [

@@ -24,6 +24,7 @@ from shared_nets.experiments.tables import (
     build,
     costs,
     holm,
+    in_common,
     markdown,
     means,
     scores,
@@ -146,6 +147,11 @@ def test_equal_methods_do_not_differ() -> None:
 def test_other_cases_are_not_compared() -> None:
     with pytest.raises(UsageError, match="different cases"):
         made(A=[0.5] * 6, C=[0.5] * 5)
+
+
+def test_a_table_is_of_the_folds_that_all_methods_have() -> None:
+    rows = in_common({"A": cases([0.1, 0.2, 0.3], fold=[0, 1, 2]), "C": cases([0.4, 0.5], fold=[2, 0])})
+    assert {name: list(of["dice"]) for name, of in rows.items()} == {"A": [0.1, 0.3], "C": [0.4, 0.5]}
 
 
 def test_costs_of_one_convolution_by_hand() -> None:
