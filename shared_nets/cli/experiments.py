@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_nets.bundles import Model, bundle_folder
+from shared_nets.bundles import Model, bundle_folder, plain_path
 from shared_nets.errors import UsageError, tell_errors_in_words
 from shared_nets.experiments.methods import BUNDLES, METHODS, Comparison
 
@@ -213,7 +213,7 @@ def finetune(
     from shared_nets.experiments.tables import OVERLAPS, paired_p
 
     start = pretrained or folder / "models" / "model.pt"
-    tuned = {"pretrained": str(start), "frozen": frozen or [], "learning_rate": learning_rate}
+    tuned = {"pretrained": plain_path(start), "frozen": frozen or [], "learning_rate": learning_rate}
     silent = {"quiet": quiet, "debug": debug}
     tuning = Experiment(folder, data, output, recipes, tuned | settings, "best", evaluate_on.value, silent)
     tuning.check([fold])

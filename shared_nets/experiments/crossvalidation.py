@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from shared_nets.bundles import check_parts
+from shared_nets.bundles import check_parts, plain_path
 from shared_nets.data import read_folds
 from shared_nets.data.datalist import relative_to
 from shared_nets.data.names import Case
@@ -232,7 +232,7 @@ class Experiment:
         if (folder / "trained.json").is_file():
             return
         checkpoint = folder / "models" / "last.ckpt"
-        workflow = self.workflow([], fold, output_dir=str(folder), resume=checkpoint.is_file())
+        workflow = self.workflow([], fold, output_dir=plain_path(folder), resume=checkpoint.is_file())
         # What is trained, with all settings in place.
         write_bytes(folder / "config.json", json.dumps(workflow.parser.get(), indent=1).encode())
         start = time.monotonic()
@@ -270,8 +270,8 @@ class Experiment:
         workflow = self.workflow(
             ["evaluate.json"],
             fold,
-            output_dir=str(table.parent),
-            weights=str(weights or trained),
+            output_dir=plain_path(table.parent),
+            weights=plain_path(weights or trained),
             evaluate_on=self.evaluate_on,
             **({"network": START} if weights else {}),
         )
@@ -298,8 +298,8 @@ class Experiment:
         return ConfigWorkflow(
             config_file=[str(file) for file in files],
             workflow_type="train",
-            bundle_root=str(self.bundle),
-            dataset_dir=str(self.data),
+            bundle_root=plain_path(self.bundle),
+            dataset_dir=plain_path(self.data),
             fold=fold,
             **settings,
             **self.settings,
