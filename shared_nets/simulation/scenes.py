@@ -132,11 +132,13 @@ def _choose_planes(
 ) -> Tensor:
     """Coordinates of one plane, or of three over a thick slice's 2–6 mm, a little tilted; mm."""
     kind = rng.random()
-    z = rng.uniform(-110 if anatomy.has_head else -75, 80)  # from the neck, or the cerebellum, to the vertex
+    # From the neck to the scalp over the vertex, or from the cerebellum to the last of the cortex.
+    z = rng.uniform(-110, 100) if anatomy.has_head else rng.uniform(-75, 80)
     if kind < 0.3:  # the skull base is where most is marked falsely
         z = rng.normal(-30, 15)
     elif kind < 0.5:  # and where little brain is seen, at either end: it was taken for bright lesion
-        z = rng.normal(-62, 8) if rng.random() < 0.5 else rng.normal(70, 7)
+        top = rng.normal(78, 12) if anatomy.has_head else rng.normal(70, 7)
+        z = rng.normal(-62, 8) if rng.random() < 0.5 else top
     if lesions:
         points = lesions[0].points()
         z = points[rng.integers(len(points)), 2]
