@@ -100,20 +100,29 @@ def test_mixed_precision_is_for_gpus_with_bfloat16(
 
 
 @both
-def test_a_record_has_the_preprocessing_in_use(bundles: Folders, name: str) -> None:
-    """That of a config laid over, or set on the command line, is another one."""
-    plain, changed, paper = ConfigParser(), ConfigParser(), ConfigParser()
-    for parser, overlays in ((plain, []), (changed, []), (paper, ["paper_inference"] * (name == "xnet"))):
-        parser.read_config([bundles[name] / "configs" / f"{file}.json" for file in ("inference", *overlays)])
-        parser["bundle_root"] = str(bundles[name])
-    changed["preprocessing#transforms#4#upper"] = 98.25
-    settings = [parser.get_parsed_content("records").settings for parser in (plain, changed, paper)]
-    assert [key for key in settings[0] if settings[0][key] != settings[1][key]] == ["preprocessing"]
-    assert "upper=98.25" in settings[1]["preprocessing"][4]
-    assert "roi_size" in settings[0]["inferer"]
+def test_a_record_has_the_transforms_in_use(bundles: Folders, name: str) -> None:
+    """Those of a config laid over, or set on the command line, are other ones."""
+
+    def settings(overlay: str = "", **changes: Any) -> dict[str, Any]:
+        parser = ConfigParser()
+        files = ["inference", *([overlay] if overlay else [])]
+        parser.read_config([bundles[name] / "configs" / f"{file}.json" for file in files])
+        parser.update({"bundle_root": str(bundles[name]), **changes})
+        return parser.get_parsed_content("records").settings
+
+    def differ(other: dict[str, Any]) -> list[str]:
+        return [key for key in plain if plain[key] != other[key]]
+
+    plain = settings()
+    assert "roi_size" in plain["inferer"]
+    scaled = settings(**{"preprocessing#transforms#4#upper": 98.25})
+    assert differ(scaled) == ["preprocessing", "postprocessing"]  # which has the way back
+    assert "upper=98.25" in scaled["preprocessing"][4]
+    assert differ(settings(**{"postprocessing#transforms#0#sigmoid": False})) == ["postprocessing"]
     if name == "xnet":  # nothing is resampled there
-        assert settings[2]["spacing"] is None
-        assert settings[2]["preprocessing"][2].startswith("SpatialCropd")
+        paper = settings("paper_inference")
+        assert paper["spacing"] is None
+        assert paper["preprocessing"][2].startswith("SpatialCropd")
 
 
 # ---- data ----
