@@ -334,10 +334,10 @@ def test_manifest_and_report_tell_every_file_that_was_left_out(
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["left_out"] == {why: [str(path) for path in others]}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert f"5 files left out, as {why}" in page
+    assert f"Left out, as {why}: 5 files" in page
     assert all(str(path) in page for path in others)
     run(scans)
-    assert "left out" not in (tmp_path / "out" / "report.html").read_text()
+    assert "Left out" not in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_result_of_two_scans_is_on_the_grid_of_the_first(tmp_path: Path) -> None:
