@@ -30,9 +30,9 @@ from shared_nets.data.names import (
 from shared_nets.data.splits import Section, read_fold, split_cases
 from shared_nets.errors import ScanNotFoundError, UsageError, few, warn_of_scan
 
-# Auto3DSeg's data lists say "testing".
-_OTHER_PARTS_OF_BIDS = ("code", "derivatives", "sourcedata", "stimuli")
 RESULTS_FOLDER = "results_folder"
+_OTHER_PARTS_OF_BIDS = ("code", "derivatives", "sourcedata", "stimuli")
+# Auto3DSeg's data lists say "testing".
 _SECTION_KEYS = {"training": ("training",), "validation": ("validation",), "test": ("test", "testing")}
 
 LeftOut = dict[str, list[str]]  # by the reason, files
@@ -229,11 +229,12 @@ def _search(folder: Path, seen: frozenset[str] = frozenset()) -> list[Path]:
 
 def _leave_out_astray(root: Path, files: list[Path], modalities: tuple[str, ...], left_out: LeftOut) -> None:
     """Scans in a BIDS dataset whose names say what is wanted, and that do not lie where BIDS has scans."""
-    scans = _scans_in(root)
+    scans, known = _scans_in(root), set(files)
     for part in list_folder(root):
-        if os.path.isdir(part) and not part.name.startswith((".", *_OTHER_PARTS_OF_BIDS)):
+        is_other = part.name.startswith(".") or part.name in _OTHER_PARTS_OF_BIDS
+        if os.path.isdir(part) and not is_other:
             scans += _search(part)
-    if astray := [p for p in scans if modality_of(p) in modalities and p not in set(files)]:
+    if astray := [p for p in scans if modality_of(p) in modalities and p not in known]:
         why = "they do not lie in sub-*/[ses-*/]anat or dwi, or are of a format that is not read"
         _leave_out(left_out, why, astray, root, "name a file itself to have it segmented")
 
@@ -241,11 +242,11 @@ def _leave_out_astray(root: Path, files: list[Path], modalities: tuple[str, ...]
 def _scans_of(folder: Path, modalities: tuple[str, ...], left_out: LeftOut) -> list[Path]:
     """The scans in a folder and its subfolders that are read and may show what is wanted."""
     files = _search(folder)
-    unread = [p for p in files if p.name.lower().endswith(UNREAD_SUFFIXES)]
+    unread = {p for p in files if p.name.lower().endswith(UNREAD_SUFFIXES)}
     if unread:
         why = "they are neither NIfTI, MHA, NRRD nor DICOM"
         _leave_out(left_out, why, sorted(unread), folder, "convert them to NIfTI")
-    return _of_modalities(folder, [p for p in files if p not in set(unread)], modalities, left_out)
+    return _of_modalities(folder, [p for p in files if p not in unread], modalities, left_out)
 
 
 def _of_modalities(
@@ -467,15 +468,18 @@ def _channels_of(path: str, modalities: tuple[str, ...]) -> str | list[str | Non
 
 def _group(files: Iterable[Path], modalities: tuple[str, ...], left_out: LeftOut) -> list[Case]:
     """Cases of loose files: one a file for one modality, DWI with FLAIR by name for two."""
-    files = list(dict.fromkeys(files))
-    scans = [p for p in files if modality_of(p) not in ("mask", "ADC")]
-    pairs = {p: flair_of(p) for p in scans if len(modalities) > 1 and flair_of(p).is_file()}
+    shown = {p: modality_of(p) for p in files}
+    scans = [p for p in shown if shown[p] not in ("mask", "ADC")]
     if not scans:
         raise ScanNotFoundError(
-            f"{few([str(p) for p in files])}: named as a mask or ADC map, give a {_words(modalities)} scan."
+            f"{few([str(p) for p in shown])}: named as a mask or ADC map, give a {_words(modalities)} scan."
         )
-    if len(scans) < len(files):
-        _leave_out(left_out, "the names say mask or ADC", [p for p in files if p not in set(scans)])
+    if others := [p for p in shown if shown[p] in ("mask", "ADC")]:
+        _leave_out(left_out, "the names say mask or ADC", others)
+    # As LoadScand finds them: what is called a FLAIR itself has none beside it.
+    dwis = [p for p in scans if shown[p] not in modalities[1:]] if len(modalities) > 1 else []
+    pairs = {p: flair_of(p) for p in dwis if flair_of(p).is_file()}
+    paired = {*pairs, *pairs.values()}
 
     numbers: dict[tuple[Path, str], set[int]] = defaultdict(set)
     for p in scans:
@@ -486,7 +490,7 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...], left_out: LeftOut
     further: list[Path] = []
     groups: dict[tuple[Path, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for p in scans:
-        if p in pairs or p in pairs.values():
+        if p in paired:
             continue
         parsed = parse_name(p)
         match = CHANNEL.fullmatch(parsed.stem)

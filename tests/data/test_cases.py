@@ -674,6 +674,11 @@ def test_a_flair_where_monai_label_has_it(make: Any, source: str) -> None:
     assert (found["name"], images([found], root)) == ("p1", [["p1.nii.gz", "flair/p1.nii.gz"]])
 
 
+def test_a_flair_has_no_flair_of_its_own(make: Any) -> None:
+    root = make("p1_FLAIR.nii.gz", "flair/p1_FLAIR.nii.gz")
+    assert all(case["image"][0] is None for case in find_cases(root, modalities=PAIR))
+
+
 @pytest.fixture
 def dataset(make: Any) -> Path:
     root: Path = make(
@@ -704,6 +709,7 @@ def test_bids_dataset(dataset: Path) -> None:
 def test_what_lies_astray_in_a_bids_dataset_is_told(dataset: Path, make: Any) -> None:
     before = find_cases(dataset)
     astray = (
+        "code_of_others/a_T1w.nii",
         "extra_T1w.nii.gz",
         "patient7/T1.nii.gz",
         "sub-01/anat/sub-01_run-2_T1w.mgz",
