@@ -56,12 +56,13 @@ def bundle_folder(model: str, bundle: Path | None = None) -> Path:
         UsageError: if there is no bundle, or one of another model.
     """
     root = Path(__file__).resolve().parents[1]
-    folder = bundle or (root if root.name == f"{model}_bundle" else root / f"{model}_bundle")
+    inside = (root / "configs" / "inference.json").is_file()
+    folder = bundle or (root if inside else root / f"{model}_bundle")
     if not (folder / "configs" / "inference.json").is_file():
         raise UsageError(
             f"{folder} is no bundle (no configs/inference.json): name one's folder with --bundle."
         )
-    scans = _inference_config(folder).get("scans")
+    scans = read_inference_config(folder).get("scans")
     reads = scans.get("modalities", ()) if isinstance(scans, dict) else ()
     if not set(reads) & set(MODALITIES[Model(model)]):
         for other in Model:
@@ -138,7 +139,7 @@ def check_settings(bundle: Path, settings: Iterable[str]) -> None:
     Raises:
         UsageError: if the bundle has no such setting, or its inference.json cannot be read.
     """
-    config = _inference_config(bundle)
+    config = read_inference_config(bundle)
     for setting in settings:
         if setting not in config:
             raise UsageError(f"{bundle}: this bundle has no setting {setting}; leave it out.")
@@ -189,8 +190,33 @@ def check_command(command: Sequence[str]) -> None:
             raise UsageError(f"--{option}: the config files have no such setting; {instead}")
 
 
-def _inference_config(bundle: Path) -> dict[str, Any]:
-    path = bundle / "configs" / "inference.json"
+def read_metadata(bundle: str | Path) -> dict[str, Any]:
+    """
+    What a bundle says of itself, its metadata.json.
+
+    Args:
+        bundle: the bundle's folder.
+
+    Raises:
+        UsageError: if the file is missing or no JSON object.
+    """
+    return _read_config(Path(bundle, "configs", "metadata.json"))
+
+
+def read_inference_config(bundle: str | Path) -> dict[str, Any]:
+    """
+    A bundle's inference.json, nothing in it followed or evaluated.
+
+    Args:
+        bundle: the bundle's folder.
+
+    Raises:
+        UsageError: if the file is missing or no JSON object.
+    """
+    return _read_config(Path(bundle, "configs", "inference.json"))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):

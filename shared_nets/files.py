@@ -20,6 +20,8 @@ from shared_nets.errors import OutputError, UsageError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
+# What a file system says that has no locks, as NFS without its lock service.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 # Where the runs of a folder keep what concerns only themselves.
 _RUNS = ".strokeseg"
 # Another process may hold a lock for a moment, only to see whether it is held.
@@ -61,8 +63,24 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     Raises:
         OutputError: if there is no space or permission, or a folder of that name.
     """
-    with written_whole(path) as part:
-        part.write_bytes(content)
+    with written_whole(path) as part, open(part, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())  # else a machine that stops may leave the new name with nothing in it
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """
+    Write text as `write_bytes` does, in UTF-8.
+
+    Args:
+        path: the file; one of the same name is replaced.
+        text: what of a file's name is no UTF-8 is told as ``\\udcfc``, which JSON reads back.
+
+    Raises:
+        OutputError: see `write_bytes`.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def sha256(path: str | Path) -> str:
@@ -155,23 +173,38 @@ def held(folder: Path, part: int = 1, parts: int = 1) -> Iterator[None]:
                 f"{folder} is being written by another run: wait, or choose another output folder."
             ) from error
         except NotImplementedError:
-            warnings.warn(f"{folder} cannot be locked: let no second run write there.", stacklevel=2)
+            _warn_of_no_locks(folder)
         except OSError as error:
-            raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
+            if error.errno not in _NO_LOCKS:
+                raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
+            _warn_of_no_locks(folder)
         yield
+
+
+def _warn_of_no_locks(folder: Path) -> None:
+    warnings.warn(f"{folder} cannot be locked: let no second run write there.", stacklevel=4)
 
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
     """
-    Let only one of a run's processes do what follows at a time: the last then sees what all others did.
+    Let only one process do what follows at a time: the last then sees what all others did.
 
     Args:
-        folder: the output folder, which is :func:`held`.
+        folder: the output folder, which is there.
+
+    Raises:
+        OutputError: if nothing can be written there.
     """
+    turns = folder / _RUNS
     with ExitStack() as stack:
-        with suppress(NotImplementedError):  # held() has told that there are no locks here
-            stack.enter_context(FileLock(folder / _RUNS / "turn"))
+        try:
+            turns.mkdir(exist_ok=True)
+            with suppress(NotImplementedError):  # no locks here, which held() tells
+                stack.enter_context(FileLock(turns / "turn"))
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
         yield
 
 

@@ -27,7 +27,8 @@ from monai.bundle import ComponentLocator
 
 from shared_nets.errors import UsageError
 
-# Packages whose classes and functions a bundle is made of; those that start programs or download are not.
+# Packages whose classes and functions a bundle is made of; those that start programs, download, or write what
+# they are given wherever they are told to are not.
 KNOWN_PACKAGES = (
     "monai.data",
     "monai.engines",
@@ -45,9 +46,34 @@ KNOWN_PACKAGES = (
     "torch.distributed.distributed_c10d",
     "torch.nn",
     "torch.optim",
-    "shared_nets",
+    "shared_nets.data.cases",
+    "shared_nets.data.loading",
+    "shared_nets.data.pooled",
+    "shared_nets.data.preprocessing",
+    "shared_nets.data.spacing",
+    "shared_nets.evaluation",
+    "shared_nets.inference.backends",
+    "shared_nets.inference.check",
+    "shared_nets.inference.cohort",
+    "shared_nets.inference.masks",
+    "shared_nets.inference.slices",
+    "shared_nets.networks",
+    "shared_nets.precision",
+    "shared_nets.switches",
+    "shared_nets.training.augmentation",
+    "shared_nets.training.caching",
+    "shared_nets.training.handlers",
+    "shared_nets.training.processes",
+    "shared_nets.training.record",
+    "shared_nets.training.speed",
+    "shared_nets.training.start",
 )
 KNOWN_NAMES = (
+    "shared_nets.inference.LesionWriter",
+    "shared_nets.inference.Records",
+    "shared_nets.release.check_version",
+    "shared_nets.release.load_into",
+    "shared_nets.release.sha256",
     "contextlib.ExitStack",
     "torch.device",
     "torch.distributed.is_initialized",
@@ -264,7 +290,8 @@ def is_known_component(name: str) -> bool:
         return bool(found) and all(_is_in_known_package(str(module)) for module in modules)
     if name in KNOWN_NAMES:
         return True
-    if name.split(".")[0] not in KNOWN_ROOTS:
+    root, *parts = name.split(".")
+    if root not in KNOWN_ROOTS or any(part.startswith("_") for part in parts):
         return False
     found = _resolve(name)
     if isinstance(found, torch.dtype):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from multiprocessing import get_context
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from shared_nets import files
 from shared_nets.errors import OutputError
-from shared_nets.files import held
+from shared_nets.files import held, in_turn
 
 
 def test_a_second_run_is_refused_and_the_parts_of_one_are_not(tmp_path: Path) -> None:
@@ -38,3 +40,39 @@ def test_a_killed_run_holds_nothing(tmp_path: Path) -> None:
     assert process.exitcode == -signal.SIGKILL
     with held(tmp_path):
         pass
+
+
+class NoLock:
+    """A lock on a file system that answers with an error."""
+
+    number = errno.ENOLCK
+
+    def __init__(self, path: Path, timeout: float = -1) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        raise OSError(self.number, "as the system puts it", str(self.path))
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_where_there_are_no_locks_a_warning_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(files, "FileLock", NoLock)
+    monkeypatch.setattr(NoLock, "number", number)
+    done = []
+    told = "cannot be locked: let no second run write there"
+    with pytest.warns(UserWarning, match=told), held(tmp_path), in_turn(tmp_path):
+        done.append(1)
+    assert done == [1]
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "FileLock", NoLock)
+    monkeypatch.setattr(NoLock, "number", errno.EROFS)
+    for context in (held, in_turn):
+        with pytest.raises(OutputError, match="there is no permission"), context(tmp_path):
+            pass

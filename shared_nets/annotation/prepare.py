@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared_nets.bundles import NOT_PASSED_ON
-from shared_nets.errors import OutputError, UsageError
-from shared_nets.files import reason, write_bytes
+from shared_nets.bundles import NOT_PASSED_ON, check_parts
+from shared_nets.errors import UsageError
+from shared_nets.files import new_folder, write_bytes
 from shared_nets.release.versions import check_version
+from shared_nets.release.weights import CURRENT
 
 logger = logging.getLogger(__name__)
 
@@ -44,20 +45,19 @@ def prepare_app(app_dir: str | Path, bundles: Sequence[str | Path]) -> Path:
     targets = {Path(bundle).resolve(): app_dir / "model" / Path(bundle).resolve().name for bundle in bundles}
     for bundle, target in targets.items():
         _check(bundle, target)
-    try:
-        for bundle, target in targets.items():
-            # Under another name first: a server must not find half a bundle.
-            part = target.with_name(f".{target.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
+    if len(set(targets.values())) < len(targets):
+        names = ", ".join(map(str, targets))
+        raise UsageError(
+            f"{names}: two of these folders have one name, by which the server knows them; rename one."
+        )
+    for bundle, target in targets.items():
+        with new_folder(target) as part:  # a server must not find half a bundle
             for name in PARTS:
                 if (bundle / name).is_dir():
                     ignore = shutil.ignore_patterns(*NOT_PASSED_ON, "*.ckpt")
                     shutil.copytree(bundle / name, part / name, ignore=ignore)
                 elif (bundle / name).is_file():
                     shutil.copy2(bundle / name, part / name)
-            part.rename(target)
-    except OSError as error:
-        raise OutputError(f"{app_dir} cannot be written: {reason(error)}") from error
     write_bytes(app_dir / "main.py", MAIN.encode())
     return app_dir
 
@@ -71,7 +71,8 @@ def bundles_to_serve(folder: Path, models: str) -> tuple[dict[str, str], list[st
         models: the names of those wanted, with commas; all if empty.
 
     Returns:
-        The bundles' folders by name, and a sentence on each bundle of another version, which is left out.
+        The bundles' folders by name, and a sentence on each that is left out: of another version, without
+        weights, or with a metadata.json that cannot be read.
 
     Raises:
         UsageError: if a bundle is wanted that is not there, or none can be served.
@@ -86,6 +87,7 @@ def bundles_to_serve(folder: Path, models: str) -> tuple[dict[str, str], list[st
             there = ", ".join(sorted(found)) or "none"
             raise UsageError(f"{name}: there is no such bundle in {folder}; there are: {there}.")
         try:
+            check_parts(found[name], "to serve", (CURRENT,))
             check_version(found[name])
             served[name] = str(found[name])
         except UsageError as error:
@@ -97,7 +99,7 @@ def bundles_to_serve(folder: Path, models: str) -> tuple[dict[str, str], list[st
 
 
 def _check(bundle: Path, target: Path) -> None:
-    for part in ("configs/inference.json", "configs/metadata.json", "models/model.pt"):
+    for part in ("configs/inference.json", "configs/metadata.json", CURRENT):
         if not (bundle / part).is_file():
             raise UsageError(
                 f"{bundle} is no bundle with weights ({part} is missing): name a bundle's folder."

@@ -93,15 +93,17 @@ def experiment(
     from shared_nets.evaluation import summarise, summary_text
     from shared_nets.experiments.crossvalidation import Experiment
     from shared_nets.experiments.tables import means, scores
-    from shared_nets.files import write_bytes
+    from shared_nets.files import in_turn, write_bytes
 
     silent = {"quiet": quiet, "debug": debug}
     one = Experiment(folder, data, output, recipes, settings, weights.value, evaluate_on.value, silent)
-    cases = one.run(fold)
-    summary = summarise(cases)
-    tables = {f"metrics{one.suffix}.csv": cases, f"summary{one.suffix}.csv": summary}
-    for name, content in tables.items():
-        write_bytes(output / name, content.to_csv(index=False).encode())
+    one.run(fold)
+    with in_turn(output):  # of jobs with a fold each, the last one to write has seen them all
+        cases = one.rows(fold)
+        summary = summarise(cases)
+        tables = {f"metrics{one.suffix}.csv": cases, f"summary{one.suffix}.csv": summary}
+        for name, content in tables.items():
+            write_bytes(output / name, content.to_csv(index=False).encode())
     print(summary_text(summary))
     if scoring is Scoring.paper:
         rules = model.value
@@ -148,6 +150,7 @@ def table(
 
     from shared_nets.experiments.crossvalidation import Experiment
     from shared_nets.experiments.tables import compare, write_table
+    from shared_nets.files import in_turn
 
     silent = {"quiet": quiet, "debug": debug}
     parser = ConfigParser(ConfigParser.load_config_files([folder / "configs" / "train.json", *recipes]))
@@ -168,10 +171,13 @@ def table(
         for method in methods
     }
     rules = BUNDLES[which] if scoring is Scoring.paper else "volumes"
-    rows = compare(methods, experiments, own, tuple(window), fold, rules)
     scored = "" if scoring is Scoring.volumes else "_paper_scoring"
     stem = output / f"{which.value}{scored}{experiments[methods[-1].name].suffix}"
-    write_table(rows, stem, TITLES[which], [note] * bool(note) + [explanation(rows, window, rules)])
+    for one in experiments.values():
+        one.run(fold)
+    with in_turn(output):
+        rows = compare(methods, experiments, own, tuple(window), fold, rules)
+        write_table(rows, stem, TITLES[which], [note] * bool(note) + [explanation(rows, window, rules)])
     print(stem.with_suffix(".md").read_text(encoding="utf-8"))
     print(f"Wrote {stem}.md and {stem}.csv")
 

@@ -14,6 +14,7 @@ from shared_nets.data.bids import is_bids, list_folder, scans_of_dataset
 from shared_nets.data.formats import UNREAD_SUFFIXES, is_dicom_series
 from shared_nets.data.names import (
     CHANNEL,
+    MAPS,
     NIFTI_SUFFIXES,
     SCAN_SUFFIXES,
     Case,
@@ -266,7 +267,10 @@ def _of_modalities(
     if not by_suffix:
         shown |= {p: modality_of_folder(p) for p in files if shown[p] is None and p.parent != folder}
     silent = [p for p in files if shown[p] is None]
-    others = [p for p in files if shown[p] not in (None, "mask", "ADC", *modalities)]
+    others = [p for p in files if shown[p] not in (None, *MAPS, *modalities)]
+    # Those beside their scans are expected, so no warning; results of an earlier run are none of the data.
+    if maps := [p for p in files if shown[p] in MAPS and "_label-lesion_" not in p.name]:
+        left_out.setdefault("the names say mask or ADC", []).extend(map(str, maps))
     scans = [p for p in files if shown[p] in modalities or (shown[p] is None and not by_suffix)]
     if not scans:
         say = "do not say so" if by_suffix else "say that they show something else"
@@ -297,7 +301,7 @@ def _leave_out(
 
 
 def _read_path_list(path: Path, modalities: tuple[str, ...], labelled: bool) -> tuple[list[Case], list[Path]]:
-    """A text file with a path a line, or a case's DWI and FLAIR parted by a tab; ``#`` starts a remark."""
+    """A text file: a path a line, or a case's DWI and FLAIR parted by a tab; ``#`` begins a remark's line."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -469,12 +473,12 @@ def _channels_of(path: str, modalities: tuple[str, ...]) -> str | list[str | Non
 def _group(files: Iterable[Path], modalities: tuple[str, ...], left_out: LeftOut) -> list[Case]:
     """Cases of loose files: one a file for one modality, DWI with FLAIR by name for two."""
     shown = {p: modality_of(p) for p in files}
-    scans = [p for p in shown if shown[p] not in ("mask", "ADC")]
+    scans = [p for p in shown if shown[p] not in MAPS]
     if not scans:
         raise ScanNotFoundError(
             f"{few([str(p) for p in shown])}: named as a mask or ADC map, give a {_words(modalities)} scan."
         )
-    if others := [p for p in shown if shown[p] in ("mask", "ADC")]:
+    if others := [p for p in shown if shown[p] in MAPS]:
         _leave_out(left_out, "the names say mask or ADC", others)
     # As LoadScand finds them: what is called a FLAIR itself has none beside it.
     dwis = [p for p in scans if shown[p] not in modalities[1:]] if len(modalities) > 1 else []

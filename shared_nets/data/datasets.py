@@ -12,7 +12,7 @@ from typing import Any
 
 from shared_nets.data.bids import read_sidecar, scans_of_dataset
 from shared_nets.data.cases import find_cases
-from shared_nets.data.names import SCAN_SUFFIXES, case_name, modality_of, stem_of, subject_of
+from shared_nets.data.names import MAPS, SCAN_SUFFIXES, case_name, modality_of, stem_of, subject_of
 from shared_nets.errors import ScanNotFoundError, UsageError
 from shared_nets.files import read_json
 
@@ -277,7 +277,7 @@ def read_folder(folder: Path, modalities: Sequence[str] = ("T1w",)) -> Found:
         masks[path.parent, re.split(r"(?i)[_\-. ]?(label|lesion|mask|msk|seg)", stem_of(path))[0]].append(
             path
         )
-    scans = [str(p) for p in files if modality_of(p) not in ("mask", "ADC")]
+    scans = [str(p) for p in files if modality_of(p) not in MAPS]
     if not scans:
         raise ScanNotFoundError(f"{folder} has no scans: name a folder of scans with their masks.")
     used: set[tuple[Path, str]] = set()

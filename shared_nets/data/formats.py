@@ -18,7 +18,13 @@ from monai.utils import OptionalImportError
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from shared_nets.errors import ScanGeometryError, ScanNotFoundError, StrokeSegError, UnreadableScanError
+from shared_nets.errors import (
+    ScanGeometryError,
+    ScanNotFoundError,
+    StrokeSegError,
+    UnreadableScanError,
+    warn_of_scan,
+)
 
 Scan: TypeAlias = "str | os.PathLike[str] | SpatialImage | MetaTensor"
 
@@ -39,6 +45,8 @@ _NRRD_FLIPS = {
 }
 # Types of tensors that NIfTI has not, or numpy neither.
 _NO_NIFTI_TYPES = (torch.float16, torch.bfloat16, torch.bool)
+# What tells where a DICOM slice lies, and how large it is.
+_PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 # Slices of a series lie evenly if no gap differs by more than this part of it.
 _GAP_TOLERANCE = 0.05
 
@@ -163,6 +171,11 @@ def _read_nrrd(path: str) -> nib.Nifti1Image:
             f"{path} does not say where its voxels lie (space {header.get('space', 'missing')!r}): "
             f"save it again with its directions in LPS or RAS."
         )
+    if "space" not in header:
+        warn_of_scan(
+            f"{path} does not say which way its axes lead (it has no space): they are taken for LPS; check "
+            f"left and right."
+        )
     directions = np.asarray(header["space directions"], dtype=float)
     is_space = np.isfinite(directions).all(axis=1)
     if is_space.sum() != 3:
@@ -180,7 +193,10 @@ def _read_series(folder: str) -> nib.Nifti1Image:
 
     files = [p for p in sorted(Path(folder).iterdir()) if _is_dicom(p)]
     if len(files) < 2:
-        raise ScanGeometryError(f"{folder} holds one DICOM file: give a folder with a slice a file.")
+        raise ScanGeometryError(
+            f"{folder} holds one DICOM file: give a folder with a slice a file, or convert a file with all "
+            f"slices in it (enhanced DICOM) with dcm2niix."
+        )
     # File by file: given the folder, it stumbles over folders in it and over brackets in its name.
     reader = PydicomReader()
     slices = reader.read(files)
@@ -199,11 +215,18 @@ def _number_slices(slices: list[Any], folder: str) -> None:
     series = {str(s.get("SeriesInstanceUID")) for s in slices}
     if len(series) > 1:
         raise ScanGeometryError(f"{folder} holds {len(series)} DICOM series: give each a folder of its own.")
-    if any("ImagePositionPatient" not in s or "ImageOrientationPatient" not in s for s in slices):
+    if any(tag not in s for s in slices for tag in _PLACE):
         raise ScanGeometryError(
             f"{folder} has DICOM slices that do not say where they lie: convert the series with dcm2niix."
         )
-    kinds = {(s.Rows, s.Columns, *np.round(np.asarray(s.ImageOrientationPatient, float), 4)) for s in slices}
+    kinds = {
+        (
+            s.Rows,
+            s.Columns,
+            *np.round([*map(float, s.PixelSpacing), *map(float, s.ImageOrientationPatient)], 4),
+        )
+        for s in slices
+    }
     if len(kinds) > 1:
         raise ScanGeometryError(
             f"{folder} has DICOM slices of {len(kinds)} sizes or orientations: give those of one volume."

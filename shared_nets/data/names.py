@@ -27,6 +27,8 @@ _WORDS = {
     "mask": "mask msk probseg dseg seg lesion",
     "other": "T2w T2 T2star T2starw PD PDw T1map T2map PDmap bold sbref swi asl cbf cbv tmax ttp T1c T1ce",
 }
+MAPS = ("mask", "ADC")
+"""What files beside a scan show that are no scans themselves."""
 _MODALITY = {word.lower(): modality for modality, words in _WORDS.items() for word in words.split()}
 # Those of the words that are nothing else in the middle of a name (PD may be a patient).
 _CONTRAST = {word: said for word, said in _MODALITY.items() if said not in ("mask", "other")} | {"t2": "T2"}

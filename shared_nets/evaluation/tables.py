@@ -136,7 +136,8 @@ def summarise(
     Mean, median, spread and confidence interval of every metric over the cases.
 
     No case is dropped silently: ``n`` counts those a figure is made of, ``undefined`` those for which it
-    has no value (only ``hd95_mm``, when a mask is empty), ``failed`` those that were never scored.
+    has no value (only ``hd95_mm``, when a mask is empty), ``failed`` those that were never scored. A case
+    that several models were judged on, as the test cases of a cross-validation, is one: the mean over them.
 
     Args:
         cases: one row a case with the columns `METRICS`, and, where there, ``status`` (``ok`` or
@@ -159,7 +160,8 @@ def summarise(
         raise UsageError("there are no cases to summarise; evaluate at least one scan with a reference mask.")
     scored = cases[cases["status"] == "ok"] if "status" in cases else cases
     failed = len(cases) - len(scored)
-    columns = [metric_column(scored, metric) for metric in METRICS]
+    case = pd.factorize(scored["scan"])[0] if "scan" in scored else np.arange(len(scored))
+    columns = [by_case(metric_column(scored, metric), case).mean().to_numpy() for metric in METRICS]
     rows = [
         {"metric": metric, "of": "cases", "n": len(defined), "undefined": len(values) - len(defined)}
         | {"failed": failed}
@@ -170,8 +172,10 @@ def summarise(
     if FOUND in scored and MISSED in scored:
         found, missed = ([volumes(cell) for cell in scored[column]] for column in (FOUND, MISSED))
         for low, high in pairwise(sizes_ml):
-            hits = count_between(found, low, high)
-            total = hits + count_between(missed, low, high)
+            hits, others = (
+                by_case(count_between(c, low, high), case).sum().to_numpy() for c in (found, missed)
+            )
+            total = hits + others
             rows.append(
                 {"metric": f"detection_rate_{size_class(low, high)}", "of": "lesions", "n": int(total.sum())}
                 | {"undefined": 0, "failed": failed, "mean": rate(hits, total)}
@@ -281,6 +285,11 @@ def metric_column(scored: pd.DataFrame, metric: str) -> NDArray[np.float64]:
             f"case {which} has no {metric} although it is not marked as failed; run the evaluation again."
         )
     return values
+
+
+def by_case(values: NDArray[np.float64], case: NDArray[np.int64]) -> Any:
+    """Values grouped by the number of the case that they are of; infinite ones count as none."""
+    return pd.Series(np.where(np.isfinite(values), values, np.nan), dtype=np.float64).groupby(case)
 
 
 def statistics(values: NDArray[np.float64], resamples: int, seed: int) -> dict[str, float]:

@@ -36,7 +36,11 @@ OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "resume", "weights", 
 CONFIGS = ("train.json", "evaluate.json")
 """The bundle's configs that an experiment runs."""
 
-TOLD = {"data_sha256": "cases", "configs": " or ".join(CONFIGS)}
+TOLD = {
+    "data_sha256": "cases",
+    "configs": " or ".join(CONFIGS),
+    "pretrained_sha256": "weights to start from",
+}
 """What settings of ``experiment.json`` are called in messages, where not by their key."""
 
 START = {
@@ -89,14 +93,24 @@ class Experiment:
             StrokeSegError: if a fold cannot be trained.
             KeyboardInterrupt: if it is interrupted; its message tells how to go on.
         """
-        every = read_folds(self.data)
-        folds = every if folds is None else folds
+        folds = read_folds(self.data) if folds is None else folds
         self.check(folds)
         for fold in folds:
             if not self.is_finished(fold):
                 with telling_how_to_go_on(fold):
                     self.train(fold)
                     self.evaluate(fold)
+        return self.rows(folds)
+
+    def rows(self, folds: Sequence[int] | None = None) -> pd.DataFrame:
+        """
+        What `run` returns, of folds that it has evaluated.
+
+        Args:
+            folds: these, failed cases or not, beside all others that are finished; all by default.
+        """
+        every = read_folds(self.data)
+        folds = every if folds is None else folds
         others = filter(self.is_finished, set(every) - set(folds))
         parts = [read_cases(self.table(fold)).assign(fold=fold) for fold in sorted({*folds, *others})]
         return pd.concat(parts, ignore_index=True)
@@ -168,15 +182,17 @@ class Experiment:
                 raise UsageError(f"{self.data} leaves no case to evaluate in fold {fold}: add some.")
         parser = self.workflow([], folds[0]).parser
         start_from(*(parser.get_parsed_content(key) for key in ("pretrained", "network_def", "frozen")))
-        self.record(data_digest(self.data, parser.get_parsed_content("cases")))
+        pretrained = parser.get_parsed_content("pretrained")
+        self.record(data_digest(self.data, parser.get_parsed_content("cases")), pretrained)
 
-    def record(self, data_sha256: str) -> None:
+    def record(self, data_sha256: str, pretrained: str | Path | None = None) -> None:
         """
         Write ``experiment.json``. One of other settings is replaced while no fold has an epoch: it did not
         get far. What an earlier version did not record, it is taken to have had as it is now.
 
         Args:
             data_sha256: see `data_digest`.
+            pretrained: the weights that training starts from.
 
         Raises:
             UsageError: if a fold has been trained with other settings.
@@ -188,8 +204,9 @@ class Experiment:
             "configs": {name: sha256(self.config(name)) for name in CONFIGS},
             "data": str(self.data.resolve()),
             "data_sha256": data_sha256,
-            "recipes": {path.name: sha256(path) for path in self.recipes},
+            "recipes": [[path.name, sha256(path)] for path in self.recipes],
             "settings": dict(self.settings),
+            "pretrained_sha256": sha256(pretrained) if pretrained else None,
             "weights": self.weights,
         }
         path = self.output / "experiment.json"

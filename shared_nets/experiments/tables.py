@@ -36,11 +36,11 @@ def compare(
     scoring: str = "volumes",
 ) -> pd.DataFrame:
     """
-    Train and evaluate every method that is not finished, and make the table.
+    The table of methods that have been trained and evaluated.
 
     Args:
         methods: the rows; the last one is what the others are tested against.
-        experiments: the experiment of each method, by its name.
+        experiments: the experiment of each method, by its name, that has run.
         own: the bundle's own ``network_def``.
         window: rows and columns of a slice, for products and milliseconds.
         folds: which; all by default.
@@ -51,9 +51,8 @@ def compare(
 
     Raises:
         UsageError: if the methods were not evaluated on the same cases.
-        StrokeSegError: if a fold cannot be trained.
     """
-    cases = in_common({method.name: experiments[method.name].run(folds) for method in methods})
+    cases = in_common({method.name: experiments[method.name].rows(folds) for method in methods})
     speed = costs({method.name: build(method, own) for method in methods}, own["in_channels"], window)
     trained = {name: budget(experiments[name], rows["fold"].unique()) for name, rows in cases.items()}
     return table(methods, cases, speed, trained, scoring)
@@ -98,11 +97,13 @@ def table(
                 f"{name} and {methods[-1].name} were evaluated on different cases: evaluate again."
             )
     overlaps = {name: means(rows, scoring) for name, rows in scored.items()}
-    raw = [paired_p(scored[method.name]["dice"], last["dice"]) for method in methods[:-1]]
+    # A case that the models of several folds were judged on, as the test cases, is one.
+    dice = {name: rows["dice"].groupby(level="scan").mean() for name, rows in scored.items()}
+    raw = [paired_p(dice[method.name], dice[methods[-1].name]) for method in methods[:-1]]
     corrected = [*holm(raw), float("nan")]
     return pd.DataFrame(
         [
-            {"method": method.name, "cases": len(last)}
+            {"method": method.name, "cases": len(dice[method.name])}
             | overlaps[method.name]
             | {f"published_{key}": method.published.get(key, float("nan")) for key in OVERLAPS}
             | {"difference": overlaps[method.name]["dice"] - overlaps[methods[-1].name]["dice"], "p": p}

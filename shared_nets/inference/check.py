@@ -49,17 +49,31 @@ def check_run(
     Raises:
         WeightsError: if the weights are not there.
         DeviceError: if this machine has no such device.
-        UsageError: if the command has an option that its config files do not have, no backend has this name,
-            a number is out of range, a switch is neither true nor false, or the CPU or the backend cannot
-            compute in bfloat16.
+        UsageError: if the command has an option that its config files do not have, a path is something else,
+            no backend has this name, a number is out of range, a switch is neither true nor false, or the CPU
+            or the backend cannot compute in bfloat16.
         OutputError: if the output folder cannot be made or written.
     """
     tell_errors_in_words()
     tell_errors_in_words(is_true(debug))
     check_command(sys.argv)
+    check_paths(output_dir=output_dir, weights=weights)
     check_limits(threshold, smallest_lesion_ml, peak_threshold, smoothing_mm)
     check_network(weights, device, backend, is_true(cpu_bfloat16))
     make_output_folder(output_dir)
+
+
+def check_paths(**paths: object) -> None:
+    """
+    Args:
+        paths: what shall be a path or None, by its name.
+
+    Raises:
+        UsageError: if one is something else: MONAI's command line takes ``2024`` for a number.
+    """
+    for name, path in paths.items():
+        if not isinstance(path, (str, Path, type(None))):
+            raise UsageError(f"{name}: {path!r} is taken for something else than a path; write ./{path}.")
 
 
 def check_network(

@@ -46,6 +46,8 @@ MANIFEST = "manifest.json"
 REPORT = "report.html"
 SUMMARY = "summary.csv"
 SHARDS = "shards"
+# What a file system says of one name: a folder has it, it is too long, or has a character that cannot be.
+_OF_ONE_NAME = (errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
 class Loaded(NamedTuple):
@@ -94,7 +96,7 @@ class Cohort:
         summarise: called with the paths of the finished table and of its summary, when at least one scan was
             done. A summary of an earlier run is removed first.
         records: finds and writes what made each result.
-        shard: which part of the scans this process does: ``"auto"``, ``"none"`` or ``"1/3"``.
+        shard: which part of the scans this process does: ``"auto"``, ``"group"``, ``"none"`` or ``"1/3"``.
         quiet: no progress bar and no summary; failures are still told.
         json_lines: instead of bar and summary a JSON object a line on standard output, for each scan and for
             the whole.
@@ -144,6 +146,7 @@ class Cohort:
             The table's rows.
 
         Raises:
+            UsageError: if the output folder is another BIDS dataset.
             SystemExit: with code 1 if a scan failed or the output folder cannot be written, 130 after Ctrl-C
                 and 143 after SIGTERM; all has been told by then.
         """
@@ -151,6 +154,8 @@ class Cohort:
         shard = find_shard(self.shard)
         started = _now()
         stopped, code = "", 0
+        if self.records is not None:
+            self.records.check_dataset(self.dataset.data)
         try:
             make_output_folder(self.output_dir)
             with (
@@ -349,13 +354,17 @@ class Cohort:
 
     def _parts_there(self, shard: Shard, own: Part) -> list[Part]:
         """The parts of this run that have ended, in their order; none of another model or other settings."""
+        names = [str(case["name"]) for case in self.dataset.data]
         parts: list[Part] = []
         for number in range(1, shard.count + 1):
             path = self.output_dir / SHARDS / f"{number}-of-{shard.count}.json"
             if path.is_file():
                 part = json.loads(path.read_text(encoding="utf-8"))
                 if all(part.get(key) == plain(own.get(key)) for key in ("model", "settings")):
-                    parts.append(part)
+                    # Of fewer or more scans, as in an earlier run, some were others' then.
+                    theirs = {names[index] for index in Shard(number, shard.count).indices(len(names))}
+                    scans = [scan for scan in part["scans"] if scan["row"]["scan"] in theirs]
+                    parts.append({**part, "scans": scans})
         return parts
 
     def _is_first(self, shard: Shard) -> bool:
@@ -382,7 +391,7 @@ class Cohort:
         """One scan's end, beside the progress bar."""
         if self.json_lines:
             print(json.dumps(plain({**result.row, "earlier": result.earlier})), flush=True)
-        elif result.row["status"] == "ok" and result.row["message"] and not result.earlier:
+        elif not self.quiet and result.row["message"] and result.row["status"] == "ok" and not result.earlier:
             bar.write(f"Warning: {result.row['message']}", file=sys.stderr)
 
     def _tell(self, shard: Shard, stopped: str) -> None:
@@ -412,9 +421,9 @@ class Cohort:
 
 
 def _concerns_all(error: StrokeSegError) -> bool:
-    """Whether every further scan would fail alike; a folder in one file's place or its long name does not."""
+    """Whether every further scan would fail alike; a folder in one file's place or its odd name does not."""
     if isinstance(error, OutputError):
-        return getattr(error.__cause__, "errno", None) not in (errno.EISDIR, errno.ENAMETOOLONG)
+        return getattr(error.__cause__, "errno", None) not in _OF_ONE_NAME
     return isinstance(error, WeightsError)
 
 

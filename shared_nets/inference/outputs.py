@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from shared_nets.data.cases import RESULTS_FOLDER
 from shared_nets.data.formats import as_nifti, is_other_format
 from shared_nets.data.loading import open_nifti
-from shared_nets.errors import OutputError
-from shared_nets.files import reason, write_bytes
+from shared_nets.errors import OutputError, StrokeSegError
+from shared_nets.files import reason, write_bytes, write_text
 from shared_nets.inference.lesions import label_lesions
 from shared_nets.inference.picture import lesion_sheet
 
@@ -31,6 +31,7 @@ MASK_SUFFIX = "_label-lesion_mask.nii.gz"
 PROBABILITY_SUFFIX = "_label-lesion_probseg.nii.gz"
 LABELS_SUFFIX = "_label-lesion_dseg.nii.gz"
 PICTURE_SUFFIX = "_label-lesion.png"
+MASK_DESCRIPTION = b"lesion mask"
 SUFFIXES = (MASK_SUFFIX, PROBABILITY_SUFFIX, LABELS_SUFFIX, PICTURE_SUFFIX)
 
 
@@ -129,11 +130,25 @@ def on_grid_of(scan: str | Path | SpatialImage, array: ArrayLike) -> Any:
     header.set_intent("none")
     header.set_slope_inter(1, 0)
     header["cal_min"], header["cal_max"] = 0, max(1, int(volume.max()))
-    words = {np.uint8: b"lesion mask", np.float32: b"lesion probability"}
+    words = {np.uint8: MASK_DESCRIPTION, np.float32: b"lesion probability"}
     header["descrip"] = words.get(dtype, b"lesions, numbered")
     header["aux_file"] = b""
     # The header's own affine: with any other nibabel would rewrite its sform, qform and codes.
     return image_class(np.ascontiguousarray(volume, dtype), header.get_best_affine(), header)
+
+
+def is_a_mask_of_ours(path: Path) -> bool:
+    """
+    Whether a mask's header says what :func:`on_grid_of` writes there.
+
+    Args:
+        path: any file that is there.
+    """
+    try:
+        with open_nifti(str(path)) as (image, _):
+            return bytes(image.header["descrip"].item()) == MASK_DESCRIPTION
+    except StrokeSegError:
+        return False
 
 
 def _stored_type(volume: NDArray[Any]) -> type[np.generic]:
@@ -161,7 +176,7 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Se
     pd.DataFrame(list(rows), columns=list(columns), dtype=object).to_csv(
         text, index=False, lineterminator="\n"
     )
-    write_bytes(path, text.getvalue().encode())
+    write_text(path, text.getvalue())
 
 
 class LesionWriter:

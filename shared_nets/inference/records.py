@@ -31,11 +31,18 @@ from shared_nets import __version__, files
 from shared_nets.data.bids import dataset_root
 from shared_nets.data.cases import RESULTS_FOLDER
 from shared_nets.errors import OutputError, ScanNotFoundError, UsageError
-from shared_nets.inference.outputs import MASK_SUFFIX, SUFFIXES, LesionWriter, result_path
+from shared_nets.inference.outputs import (
+    MASK_SUFFIX,
+    SUFFIXES,
+    LesionWriter,
+    is_a_mask_of_ours,
+    result_path,
+)
 from shared_nets.release import sha256
 
 NOTICE = "Research use only, not a medical device."
 DESCRIPTION = "dataset_description.json"
+MAKER = "shared_nets"
 BIDS_VERSION = "1.10.0"
 # What a BIDS validator need not know about.
 _BIDS_IGNORE = "*.csv\n*.html\n*.png\nmanifest.json\nshards/\n"
@@ -112,11 +119,15 @@ class Records:
         cannot be reached now, as on a disk that is not mounted, stays.
 
         Raises:
-            UsageError: if it is the result of another scan that is still there, and must not be overwritten.
+            UsageError: if it is the result of another scan that is still there, or a mask that was made or
+                changed elsewhere, and must not be overwritten.
             OutputError: if a file cannot be removed.
         """
         record = files.read_json(self._path(case))
-        if not _is_list_of_mappings(record.get("Inputs")):  # none of ours
+        ours = _is_list_of_mappings(record.get("Inputs"))
+        if not self.overwrite:
+            self._check_mask(case, record if ours else {})
+        if not ours:
             return None
         try:
             inputs = self.inputs(case)
@@ -150,7 +161,25 @@ class Records:
         for suffix in self.writer.suffixes:
             if suffix.endswith(".nii.gz") and suffix != MASK_SUFFIX:
                 write_json(_sidecar(result_path(self.output_dir, case, suffix)), about)
+        about["MaskSHA256"] = files.sha256(result_path(self.output_dir, case, MASK_SUFFIX))
         write_json(self._path(case), about | {"Result": result.row, "Lesions": result.lesions})
+
+    def check_dataset(self, cases: Iterable[Case]) -> None:
+        """
+        Refuse an output folder that is another BIDS dataset: `describe_dataset` would describe it anew.
+
+        Raises:
+            UsageError: if it is.
+        """
+        path = self.output_dir / DESCRIPTION
+        if not path.exists() or not _roots_of(cases):
+            return
+        makers = files.read_json(path).get("GeneratedBy")
+        if not _is_list_of_mappings(makers) or not makers or makers[0].get("Name") != MAKER:
+            raise UsageError(
+                f"{path} is of another dataset, which results would be mixed with: choose another output "
+                f"folder, such as {self.output_dir / 'derivatives' / 'lesions'}."
+            )
 
     def describe_dataset(self, cases: Iterable[Case]) -> None:
         """
@@ -159,8 +188,7 @@ class Records:
         Raises:
             OutputError: if a file cannot be written.
         """
-        found = [_root_of(case) for case in cases if RESULTS_FOLDER in case]
-        roots = dict.fromkeys(root for root in found if root)
+        roots = _roots_of(cases)
         if not roots:
             return
         links = _named_links(
@@ -173,7 +201,7 @@ class Records:
             "DatasetType": "derivative",
             "GeneratedBy": [
                 {
-                    "Name": "shared_nets",
+                    "Name": MAKER,
                     "Version": __version__,
                     "Description": f"{self.made_by['Name']} {self.made_by['Version']}. {NOTICE}",
                 }
@@ -182,7 +210,7 @@ class Records:
             "DatasetLinks": links,
         }
         write_json(self.output_dir / DESCRIPTION, description)
-        files.write_bytes(self.output_dir / ".bidsignore", _BIDS_IGNORE.encode())
+        files.write_text(self.output_dir / ".bidsignore", _BIDS_IGNORE)
 
     def _path(self, case: Case) -> Path:
         return _sidecar(result_path(self.output_dir, case, MASK_SUFFIX))
@@ -195,9 +223,25 @@ class Records:
                 and record["Settings"] == self.settings
                 and [i["SHA256"] for i in record["Inputs"]] == [i["SHA256"] for i in inputs]
                 and record["Result"]["scan"] == case["name"]
-                and all(result_path(self.output_dir, case, s).is_file() for s in self.writer.suffixes)
+                and all(_is_whole(result_path(self.output_dir, case, s)) for s in self.writer.suffixes)
             )
         return False
+
+    def _check_mask(self, case: Case, record: Case) -> None:
+        """Refuse to replace a mask that was drawn or corrected by hand; a killed run's has no record."""
+        mask = result_path(self.output_dir, case, MASK_SUFFIX)
+        if not mask.is_file() or not mask.stat().st_size:
+            return
+        made = files.sha256(mask)
+        if not record and not is_a_mask_of_ours(mask):
+            what = "was not made here"
+        elif record.get("MaskSHA256", made) != made:
+            what = "was changed after it was made"
+        else:
+            return
+        raise UsageError(
+            f"{mask} {what}: give it another name or choose another output folder, or --overwrite."
+        )
 
     def _check_same_scan(self, record: Case, case: Case, inputs: Sequence[Mapping[str, str]]) -> None:
         """Refuse to do another scan of the same name; one that was moved or copied is the same."""
@@ -297,7 +341,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
         OutputError: if it cannot be written.
     """
     text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    files.write_bytes(path, f"{text}\n".encode())
+    files.write_text(path, f"{text}\n")
 
 
 def plain(value: Any) -> Any:
@@ -342,8 +386,15 @@ def _paths_in(record: Case) -> list[str]:
     return [str(one["Path"]) for one in record["Inputs"] if "Path" in one]
 
 
-def _root_of(case: Case) -> Path | None:
-    return dataset_root(_paths(case)[0])
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there; one with nothing in it was left by a machine that stopped."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _roots_of(cases: Iterable[Case]) -> list[Path]:
+    """The BIDS datasets that scans come from, each once."""
+    found = [dataset_root(_paths(case)[0]) for case in cases if RESULTS_FOLDER in case]
+    return list(dict.fromkeys(root for root in found if root))
 
 
 def _named_links(description: Mapping[str, Any], uris: Iterable[str]) -> dict[str, str]:

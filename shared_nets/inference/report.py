@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import os
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -17,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from shared_nets.data.cases import left_out_of
-from shared_nets.files import write_bytes
+from shared_nets.files import write_text
 from shared_nets.inference.outputs import MASK_SUFFIX, PICTURE_SUFFIX, result_path
 from shared_nets.inference.records import NOTICE, Records, Result, software
 
@@ -63,7 +64,7 @@ def write_report(
         largest=max(volumes, default=None),
         bars=volume_bars(volumes),
     )  # fmt: skip
-    write_bytes(path, page.encode())
+    write_text(path, page)
 
 
 def volume_bars(volumes: Sequence[float]) -> list[tuple[str, int]]:
@@ -104,25 +105,33 @@ def _scan(row: Mapping[str, Any], case: Mapping[str, Any], folder: Path) -> dict
     """A row with links to the scan's mask and picture, and a small picture to show in the page."""
     picture, mask = (result_path(folder, case, suffix) for suffix in (PICTURE_SUFFIX, MASK_SUFFIX))
     finished = row["status"] == "ok"
+    small = thumbnail(picture) if finished else None
     return {
         **row,
         "mask": _link(mask, folder) if finished else None,
-        "picture": _link(picture, folder) if finished and picture.is_file() else None,
-        "thumbnail": thumbnail(picture) if finished and picture.is_file() else None,
+        "picture": _link(picture, folder) if small else None,
+        "thumbnail": small,
     }
 
 
 def _link(path: Path, folder: Path) -> str:
-    return quote(path.relative_to(folder).as_posix())
+    return quote(os.fsencode(path.relative_to(folder).as_posix()))
 
 
-def thumbnail(picture: Path) -> str:
+def thumbnail(picture: Path) -> str | None:
     """
     A small copy of a picture inside a URL.
 
     Args:
-        picture: a PNG file.
+        picture: a PNG file; of one that is not there or damaged there is none.
     """
+    try:
+        return _thumbnail(picture)
+    except OSError:
+        return None
+
+
+def _thumbnail(picture: Path) -> str:
     with Image.open(picture) as image:
         small = image.convert("RGB")
         if small.width > THUMBNAIL_WIDTH:

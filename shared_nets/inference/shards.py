@@ -49,42 +49,61 @@ def find_shard(asked: str = "auto", environment: Mapping[str, str] = os.environ)
     Which part of the cohort this process does.
 
     Args:
-        asked: ``"2/3"``, ``"none"`` for all of it, or ``"auto"``: from the process group that training and
-            evaluation join, else from what ``torchrun``, a Slurm array or ``srun`` say in the environment.
-            A Slurm batch script's own ``SLURM_NTASKS`` counts only for tasks that ``srun`` has started:
-            the script itself runs once.
+        asked: ``"2/3"``, ``"none"`` for all of it, ``"group"``: from the process group that training and
+            evaluation join, or ``"auto"``: from that, else from what ``torchrun`` or ``srun`` say in the
+            environment, in each task of a Slurm array. A Slurm batch script's own ``SLURM_NTASKS`` counts
+            only for tasks that ``srun`` has started: the script itself runs once.
         environment: the environment's variables.
 
     Raises:
-        UsageError: if the part is not one.
+        UsageError: if the part is not one, or the array's numbers are not evenly spaced.
     """
+    asked = str(asked)  # MONAI's command line takes 2 for a number
     if asked == "none":
         return Shard()
-    if asked != "auto":
+    if asked not in ("auto", "group"):
         match = re.fullmatch(r"(\d+)/(\d+)", asked)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(f"{asked} is no part of a cohort: give --shard 1/3, 2/3 and 3/3, auto or none.")
         return Shard(int(match[1]), int(match[2]), "--shard")
     if idist.get_world_size() > 1:
         return Shard(idist.get_rank() + 1, idist.get_world_size(), "process group")
+    if asked == "group":
+        return Shard()
+    array = _array_task(environment)
+    task = _task("torchrun", environment, "RANK", "WORLD_SIZE")
+    if task.count == 1:  # torchrun counts the tasks that it was started in
+        task = _task("srun", environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    origin = " and ".join(part.origin for part in (array, task) if part.origin)
+    return Shard((array.number - 1) * task.count + task.number, array.count * task.count, origin)
 
-    def number(key: str, default: int) -> int:
-        value = environment.get(key, "")
-        return int(value) if value.lstrip("-").isdigit() else default
 
-    first, step = number("SLURM_ARRAY_TASK_MIN", 0), max(1, number("SLURM_ARRAY_TASK_STEP", 1))
-    for origin, index, count in (
-        ("torchrun", number("RANK", 0), number("WORLD_SIZE", 1)),
-        (
-            "Slurm array",
-            (number("SLURM_ARRAY_TASK_ID", first) - first) // step,
-            number("SLURM_ARRAY_TASK_COUNT", 1),
-        ),
-        ("srun", number("SLURM_PROCID", 0), number("SLURM_STEP_NUM_TASKS", 1)),
-    ):
-        if count > 1 and 0 <= index < count:
-            return Shard(index + 1, count, origin)
-    return Shard()
+def _array_task(environment: Mapping[str, str]) -> Shard:
+    """The task of a Slurm array that this is."""
+    count = _number(environment, "SLURM_ARRAY_TASK_COUNT", 1)
+    if count < 2:
+        return Shard()
+    first, step = (_number(environment, f"SLURM_ARRAY_TASK_{key}", d) for key, d in (("MIN", 0), ("STEP", 1)))
+    step = max(1, step)
+    last = _number(environment, "SLURM_ARRAY_TASK_MAX", first + (count - 1) * step)
+    index, rest = divmod(_number(environment, "SLURM_ARRAY_TASK_ID", first) - first, step)
+    if (last - first) // step + 1 != count or rest or not 0 <= index < count:
+        raise UsageError(
+            "The numbers of this Slurm array are not evenly spaced, so it is not known which part of the "
+            "cohort each task is: give --shard 1/3, 2/3 and 3/3, or none."
+        )
+    return Shard(index + 1, count, "Slurm array")
+
+
+def _task(origin: str, environment: Mapping[str, str], index_key: str, count_key: str) -> Shard:
+    """The process that this is of those that were started together."""
+    index, count = _number(environment, index_key, 0), _number(environment, count_key, 1)
+    return Shard(index + 1, count, origin) if count > 1 and 0 <= index < count else Shard()
+
+
+def _number(environment: Mapping[str, str], key: str, default: int) -> int:
+    value = environment.get(key, "")
+    return int(value) if value.lstrip("-").isdigit() else default
 
 
 class Terminated(KeyboardInterrupt):

@@ -23,7 +23,7 @@ from importlib.metadata import requires
 from pathlib import Path, PurePosixPath
 
 import shared_nets
-from shared_nets.bundles import NOT_PASSED_ON, check_parts
+from shared_nets.bundles import NOT_PASSED_ON, check_parts, read_metadata
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.files import new_folder, write_bytes
 from shared_nets.release.versions import check_version
@@ -105,7 +105,7 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     """
     bundle = Path(bundle).resolve()
     files = bundle_files(bundle)
-    version = json.loads(files["configs/metadata.json"])["version"]
+    version = read_metadata(bundle)["version"]
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name in sorted(files):
@@ -136,7 +136,7 @@ def write_folder(bundle: str | Path, folder: str | Path) -> Path:
     bundle = Path(bundle).resolve()
     files = bundle_files(bundle)
     card = files["docs/README.md"].decode()
-    head = hub_head(json.loads(files["configs/metadata.json"]))
+    head = hub_head(read_metadata(bundle))
     # The card moves up one folder.
     files["README.md"] = (head + re.sub(r"(!\[[^]]*\]\()(?=images/)", r"\1docs/", card)).encode()
     files[SUMS] = sums({name: content for name, content in files.items() if name != SUMS})
@@ -203,7 +203,7 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
     target = Path(folder, name)
     with new_folder(target) as part:
         for path, content in files.items():
-            write_bytes(part / path.split("/", 1)[1], content)
+            write_bytes(part.joinpath(*PurePosixPath(path).parts[1:]), content)
     return target
 
 
@@ -241,8 +241,10 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     for entry in entries:
         name = entry.filename
         parts = PurePosixPath(name).parts
-        # A colon would be a drive or a stream, a backslash a folder, on Windows.
-        if name.startswith("/") or ".." in parts or not parts or re.search(r"[\\:\0-\x1f]", name):
+        # Only the plainest spelling: of b//x the part after b is /x. A colon would be a drive or a stream, a
+        # backslash a folder, on Windows.
+        plain = "/".join(parts) + "/" * entry.is_dir()
+        if name != plain or name.startswith("/") or ".." in parts or re.search(r"[\\:\0-\x1f]", name):
             raise UsageError(f"{suspect}: the entry {name!r} would lie outside its folder.")
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):

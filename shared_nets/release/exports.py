@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from monai.bundle import ConfigParser
 from monai.data import save_net_with_metadata
 from torch import nn
 
-from shared_nets.bundles import check_parts
+from shared_nets.bundles import check_parts, read_metadata
 from shared_nets.errors import UsageError
 from shared_nets.files import write_bytes
 from shared_nets.release.weights import CURRENT, load_into, released_sha256, sha256
@@ -97,7 +96,7 @@ def describe(metadata: dict[str, Any], weights: str) -> str:
 
 def _metadata(bundle: Path, weights: Path) -> dict[str, Any]:
     """What the bundle tells of itself, with these weights."""
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    metadata = read_metadata(bundle)
     digest = sha256(weights)
     if digest in released_sha256(bundle).values():
         return metadata

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shared_nets.bundles import read_metadata
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.release.exports import bundle_network
 from shared_nets.release.weights import (
@@ -50,7 +51,7 @@ def describe(path: str | Path) -> str:
         return "\n".join(f"{key}: {value}" for key, value in _file(path, bundle).items())
     if not (path / "configs" / "metadata.json").is_file():
         raise UsageError(f"{path} is no bundle (no configs/metadata.json): name a bundle's folder or a file.")
-    metadata = json.loads((path / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    metadata = read_metadata(path)
     told = {key: _text(metadata[key]) for key in TOLD if key in metadata}
     return "\n".join(f"{key}: {value}" for key, value in {**_file(path / CURRENT, path), **told}.items())
 

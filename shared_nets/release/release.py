@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from shared_nets.errors import UsageError
 from shared_nets.files import write_bytes
@@ -56,20 +57,20 @@ def _build(output: Path) -> list[Path]:
             f"{root} is no clone of the repository, so that no wheel can be built: "
             f"run from a clone, or add --no-packages."
         )
-    before = set(output.iterdir())
-    done = subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", str(output), str(root)],
-        capture_output=True,
-        text=True,
-        # One time stamp for all files of the wheel, as in the archives: 1 January 1980.
-        env=os.environ | {"SOURCE_DATE_EPOCH": "315532800"},
-    )
-    made = sorted(path for path in output.iterdir() if path.suffix in (".whl", ".gz"))
-    if done.returncode or len(made) < 2:
-        for path in set(output.iterdir()) - before:
-            path.unlink()
-        reason = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        raise UsageError(
-            f"The wheel could not be built ({reason[-1]}); pip install build, or add --no-packages."
+    with TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", "build", "--outdir", folder, str(root)],
+            capture_output=True,
+            text=True,
+            # One time stamp for all files of the wheel, as in the archives: 1 January 1980.
+            env=os.environ | {"SOURCE_DATE_EPOCH": "315532800"},
         )
-    return made
+        made = sorted(path for path in Path(folder).iterdir() if path.suffix in (".whl", ".gz"))
+        if done.returncode or len(made) < 2:
+            reason = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+            raise UsageError(
+                f"The wheel could not be built ({reason[-1]}); pip install build, or add --no-packages."
+            )
+        for path in made:
+            write_bytes(output / path.name, path.read_bytes())
+    return [output / path.name for path in made]

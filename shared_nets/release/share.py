@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from shared_nets.bundles import NOT_PASSED_ON, check_parts
+from shared_nets.bundles import NOT_PASSED_ON, check_parts, read_inference_config, read_metadata
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.evaluation.tables import EVALUATION, count_text, interval_text, number
 from shared_nets.files import new_folder, write_bytes
@@ -84,7 +84,7 @@ def share_weights(
     stored = as_stored(state, str(weights), half)
     summary = _summary(evaluation)
     checked = _is_of(evaluation, weights, state)
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    metadata = read_metadata(bundle)
     start = f"{metadata['name']} {metadata['version']}"
     with new_folder(output) as part:
         shutil.copytree(bundle / "configs", part / "configs", ignore=shutil.ignore_patterns(*NOT_PASSED_ON))
@@ -202,8 +202,7 @@ def _sections(card: str) -> dict[str, str]:
 
 def _about_peak(bundle: Path, start: str) -> str:
     """A line of the limits, if the configs drop lesions by a probability that other weights have set."""
-    config = json.loads((bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
-    peak = config.get("peak_threshold")
+    peak = read_inference_config(bundle).get("peak_threshold")
     if not peak:
         return ""
     return (

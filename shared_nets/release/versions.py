@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import shared_nets
+from shared_nets.bundles import read_metadata
 from shared_nets.errors import UsageError
 
 
@@ -21,13 +21,11 @@ def check_version(bundle_root: str | Path) -> None:
             the file, or the entry, any version will do.
 
     Raises:
-        UsageError: if the versions differ.
+        UsageError: if the versions differ, or the file cannot be read.
     """
-    metadata = Path(bundle_root, "configs", "metadata.json")
-    if not metadata.is_file():
+    if not Path(bundle_root, "configs", "metadata.json").is_file():
         return
-    content = json.loads(metadata.read_text(encoding="utf-8"))
-    wanted = content.get("required_packages_version", {}).get("shared_nets")
+    wanted = read_metadata(bundle_root).get("required_packages_version", {}).get("shared_nets")
     if wanted not in (None, shared_nets.__version__):
         raise UsageError(
             f"{Path(bundle_root).resolve()} is made for shared_nets {wanted}, but {shared_nets.__version__} "

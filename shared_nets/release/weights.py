@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import pickle
 import re
 import warnings
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from shared_nets import files
+from shared_nets.bundles import read_metadata
 from shared_nets.errors import WeightsError
 from shared_nets.files import write_bytes, written_whole
 from shared_nets.networks import CNNRes, XNet
@@ -213,7 +213,13 @@ def restore_shipped(bundle_root: str | Path) -> Path:
     """
     current = Path(bundle_root, CURRENT)
     released = released_sha256(bundle_root).get(Path(SHIPPED).name)
-    save_weights(read_state(Path(bundle_root, SHIPPED), released), current)
+    state = read_state(Path(bundle_root, SHIPPED), released)
+    if released is None:
+        raise WeightsError(
+            f"{Path(bundle_root, SHIPPED)} cannot be checked: the bundle's metadata.json names no SHA-256 "
+            f"of it (weights_sha256); add it if you trust the file."
+        )
+    save_weights(state, current)
     return current
 
 
@@ -223,11 +229,14 @@ def released_sha256(bundle_root: str | Path) -> dict[str, str]:
 
     Args:
         bundle_root: the bundle's folder; ``weights_sha256`` of its metadata.json is read. Empty without it.
+
+    Raises:
+        UsageError: if metadata.json cannot be read.
     """
-    metadata = Path(bundle_root, "configs", "metadata.json")
-    if not metadata.is_file():
+    if not Path(bundle_root, "configs", "metadata.json").is_file():
         return {}
-    return json.loads(metadata.read_text(encoding="utf-8")).get("weights_sha256", {})
+    hashes: dict[str, str] = read_metadata(bundle_root).get("weights_sha256", {})
+    return hashes
 
 
 def read_state(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:

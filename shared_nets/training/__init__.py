@@ -2,7 +2,14 @@
 
 from shared_nets.training.augmentation import RandDropChanneld
 from shared_nets.training.caching import cached
-from shared_nets.training.handlers import Checkpoints, EarlyStop, Progress, SeededEpochs, checkpoint_folder
+from shared_nets.training.handlers import (
+    Checkpoints,
+    EarlyStop,
+    Progress,
+    SeededEpochs,
+    checkpoint_folder,
+    in_monai_label,
+)
 from shared_nets.training.processes import (
     join_processes,
     loader_workers,
@@ -24,6 +31,7 @@ __all__ = [
     "check_training",
     "checkpoint_folder",
     "decay_kernels_only",
+    "in_monai_label",
     "join_processes",
     "leaves_one_slice",
     "loader_workers",

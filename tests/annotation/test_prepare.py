@@ -62,6 +62,9 @@ def test_what_the_server_would_stumble_over_is_told(bundles: Mapping[str, Path],
         prepare_app(app, [of_version(bundles["xnet"], None, tmp_path / "lesion_Detection")])
     with pytest.raises(UsageError, match=r"made for shared_nets 9\.0\.0"):
         prepare_app(app, [bundles["xnet"], of_version(bundles["cnnres"], "9.0.0", tmp_path / "newer")])
+    of_version(bundles["xnet"], None, tmp_path / "other" / "xnet_bundle")
+    with pytest.raises(UsageError, match=r"xnet_bundle: two of these folders have one name"):
+        prepare_app(app, [bundles["xnet"], tmp_path / "other" / "xnet_bundle"])
     more = of_version(bundles["xnet"], None, tmp_path / "more")
     (more / "models" / "other.pt").write_bytes(b"")
     with pytest.raises(UsageError, match=r"other\.pt: MONAI Label would offer this file"):
@@ -87,6 +90,20 @@ def test_a_server_leaves_out_what_is_of_another_version(bundles: Mapping[str, Pa
     served, (told,) = bundles_to_serve(app / "model", "")
     assert list(served) == ["cnnres_bundle"]
     assert "xnet_bundle is made for shared_nets 9.0.0" in told
+    metadata = app / "model" / "xnet_bundle" / "configs" / "metadata.json"
+    written = metadata.read_text()
+    metadata.write_text(written.rstrip()[:-1] + ",}")
+    served, (told,) = bundles_to_serve(app / "model", "")
+    assert list(served) == ["cnnres_bundle"]
+    assert f"{metadata} is not readable JSON" in told
+    metadata.write_text(written)
+    (app / "model" / "xnet_bundle" / "models" / "model.pt").unlink()
+    served, (told,) = bundles_to_serve(app / "model", "")
+    assert list(served) == ["cnnres_bundle"]
+    assert "xnet_bundle is no bundle to serve (models/model.pt is missing)" in told
+    of_version(bundles["xnet"], "9.0.0", tmp_path / "again")
+    shutil.rmtree(app / "model" / "xnet_bundle")
+    shutil.copytree(tmp_path / "again", app / "model" / "xnet_bundle")
     with pytest.raises(UsageError, match=r"holds no bundle that can be served\. Not served: .* 9\.0\.0"):
         bundles_to_serve(app / "model", "xnet_bundle")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -529,10 +530,14 @@ def test_a_part_that_is_none(bundles: Folders, dataset: Path, tmp_path: Path, sh
 # ---- weights ----
 
 
-def test_restore(bundles: Folders, tmp_path: Path) -> None:
-    (tmp_path / "models").mkdir()
+def test_restore(tmp_path: Path) -> None:
+    for folder in ("configs", "models"):
+        (tmp_path / folder).mkdir()
     shipped = {key: value.contiguous() for key, value in XNet().state_dict().items()}
     save_file(shipped, tmp_path / "models" / "model.safetensors")
+    digest = hashlib.sha256((tmp_path / "models" / "model.safetensors").read_bytes()).hexdigest()
+    hashes = {"weights_sha256": {"model.safetensors": digest}}
+    (tmp_path / "configs" / "metadata.json").write_text(json.dumps(hashes))
     (tmp_path / "models" / "model.pt").write_bytes(b"fine-tuned away")
     done = strokeseg("weights", "restore", tmp_path)
     assert (done.code, done.out) == (0, f"Wrote {tmp_path / 'models' / 'model.pt'}\n")

@@ -141,7 +141,13 @@ def test_what_a_folder_has_beside_its_scans_is_told(make: Any) -> None:
     """T1 and T2 may be points in time; FreeSurfer's files are not read. One line each, however many."""
     files = ["pat1_T1.nii.gz", "pat1_T1map.nii.gz", "pat1_T2.nii.gz", "fs/fs_T1w.mgz"]
     root = make(*files, *(f"old/p{n}_T2.nii" for n in range(4)))
-    make("old/p1.img", "old/p1.hdr")
+    make(
+        "old/p1.img",
+        "old/p1.hdr",
+        "pat1_T1_mask.nii.gz",
+        "pat2_lesion.nii.gz",
+        "pat1_label-lesion_mask.nii.gz",
+    )
     others = ("pat1_T1map.nii.gz", "pat1_T2.nii.gz", *(f"old/p{n}_T2.nii" for n in range(4)))
     with pytest.warns(ScanWarning) as told:
         found = find_cases(root)
@@ -149,6 +155,7 @@ def test_what_a_folder_has_beside_its_scans_is_told(make: Any) -> None:
     assert found.left_out == {
         "they are neither NIfTI, MHA, NRRD nor DICOM": [f"{root}/fs/fs_T1w.mgz", f"{root}/old/p1.img"],
         "the names say something else than T1w": [f"{root}/{name}" for name in others],
+        "the names say mask or ADC": [f"{root}/pat1_T1_mask.nii.gz", f"{root}/pat2_lesion.nii.gz"],
     }
     assert [str(one.message) for one in told] == [
         f"{root}: left out, as they are neither NIfTI, MHA, NRRD nor DICOM: fs/fs_T1w.mgz, old/p1.img; "

@@ -13,7 +13,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from shared_nets.data import LoadScand
+from shared_nets.data import LoadScand, ScanWarning
 from shared_nets.data.cases import find_cases
 from shared_nets.data.datalist import make_data_list
 from shared_nets.data.datasets import read_folder
@@ -257,6 +257,33 @@ def test_a_truncated_slice(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UnreadableScanError, match="cannot be read as a DICOM series"):
         load(folder)
+
+
+def test_slices_that_do_not_say_how_large_their_pixels_are(tmp_path: Path) -> None:
+    """They would count as of 1 mm."""
+    folder = write_series(tmp_path / "series", volume(), TURN)
+    first, *others = sorted(folder.iterdir())
+    one = pydicom.dcmread(first)
+    one.PixelSpacing = [2 * float(mm) for mm in one.PixelSpacing]
+    one.save_as(first)
+    with pytest.raises(ScanGeometryError, match="DICOM slices of 2 sizes or orientations"):
+        load(folder)
+    del one.PixelSpacing
+    one.save_as(first)
+    with pytest.raises(ScanGeometryError, match=r"do not say where they lie: convert .* dcm2niix"):
+        load(folder)
+    for path in others:
+        path.unlink()
+    with pytest.raises(ScanGeometryError, match=r"one DICOM file: .* \(enhanced DICOM\) with dcm2niix"):
+        load(folder)
+
+
+def test_nrrd_without_its_space_is_told(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.nrrd")
+    directions = {"space dimension": 3, "space directions": 4 * np.eye(3), "space origin": np.zeros(3)}
+    nrrd.write(path, volume(), directions)
+    with pytest.warns(ScanWarning, match=r"a\.nrrd does not say which way its axes lead .* taken for LPS"):
+        load(path)
 
 
 def test_nrrd_that_does_not_say_where_it_lies(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from shared_nets.evaluation import (
     summary_text,
     write_summary,
 )
-from shared_nets.evaluation.tables import interval
+from shared_nets.evaluation.tables import RESAMPLES, interval
 
 
 def table(dice: list[float], **columns: list[Any]) -> pd.DataFrame:
@@ -196,6 +196,21 @@ def test_the_same_table_gives_the_same_interval_and_another_seed_another() -> No
     pd.testing.assert_frame_equal(summarise(cases, resamples=200), summarise(cases, resamples=200))
     first, second = (row(summarise(cases, resamples=200, seed=seed), "dice") for seed in (0, 1))
     assert (first["ci_low"], first["ci_high"]) != (second["ci_low"], second["ci_high"])
+
+
+def test_a_case_that_several_models_were_judged_on_is_one() -> None:
+    rng = np.random.default_rng(0)
+    once, jitter = rng.uniform(0, 1, 20), rng.normal(0, 0.01, (5, 20))
+    values = once + jitter - jitter.mean(0)  # of each case as much above as below
+    many = table(list(values.ravel()), scan=[f"sub-{i:02}" for i in range(1, 21)] * 5)
+    assert row(summarise(many), "dice") == pytest.approx(row(summarise(table(list(once))), "dice"))
+    # Of a rate, the lesions of all models are counted, and the cases drawn with all of theirs.
+    lesions = {"found_ml": ["2", "3 4"] * 5, "missed_ml": ["5", ""] * 5}
+    of_two = table([0.5] * 10, scan=["a", "b"] * 5, **lesions)
+    hits = row(summarise(of_two, sizes_ml=(0, 10)), "detection_rate_under_10_ml")
+    assert (hits["n"], hits["mean"]) == (20, 0.75)
+    expected = interval(np.array([5.0, 10]), np.array([10.0, 10]), RESAMPLES, 0)
+    assert {key: hits[key] for key in expected} == expected
 
 
 def test_one_case_has_no_interval() -> None:

@@ -22,7 +22,7 @@ from shared_nets import CNNRes, evaluation
 from shared_nets.errors import UsageError
 from shared_nets.evaluation import measure_case
 from shared_nets.experiments.crossvalidation import Experiment, telling_how_to_go_on
-from shared_nets.files import held
+from shared_nets.files import held, in_turn
 from tests.bundles.test_workflows import digest, items
 from tests.commands import ROOT, strokeseg
 
@@ -383,6 +383,53 @@ def test_folds_run_one_by_one_make_one_table(trained: Experiment) -> None:
     assert len(held_out) == 2
     pd.read_csv(other).assign(status="failed").to_csv(other, index=False)
     assert set(trained.run([0])["fold"]) == {0}
+
+
+def test_a_task_of_an_array_evaluates_all_cases_of_its_fold(
+    trained: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Predicting shares scans among such tasks; here each has a fold, or a model, of its own."""
+    for key, value in (("ID", 1), ("MIN", 0), ("MAX", 1), ("COUNT", 2)):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{key}", str(value))
+    assert list(trained.run([0])["scan"]) == [case["name"] for case in trained.evaluated(0)]
+
+
+def test_the_order_of_recipes_and_the_weights_to_start_from_are_noticed(
+    trained: Experiment, tmp_path: Path
+) -> None:
+    recipes = [tmp_path / part / "recipe.json" for part in ("a", "b")]
+    for number, path in enumerate(recipes):
+        path.parent.mkdir()
+        path.write_text(json.dumps({"seed": number}))
+    start = tmp_path / "start.safetensors"
+    save_file(CNNRes().state_dict(), start)
+    first = replace(trained, recipes=tuple(recipes), settings={"pretrained": str(start)})
+    first.check([0])
+    first.check([0])
+    with pytest.raises(UsageError, match="an experiment with other recipes: choose another"):
+        replace(first, recipes=tuple(reversed(recipes))).check([0])
+    save_file(CNNRes().state_dict(), start)
+    with pytest.raises(UsageError, match="an experiment with other weights to start from: choose another"):
+        first.check([0])
+
+
+def test_of_jobs_that_end_together_the_last_to_write_has_seen_all(trained: Experiment) -> None:
+    trained.run([1])
+    summary = trained.table(1).with_name("summary.csv")
+    kept = summary.rename(summary.with_name("kept.csv"))
+    job = [
+        sys.executable, "-m", "shared_nets.cli", "experiment", trained.data, "--model", "cnnres", "--bundle",
+        trained.bundle, "--output", trained.output, "--quiet", "--fold", "0",
+    ]  # fmt: skip
+    with in_turn(trained.output):
+        running = subprocess.Popen(job, cwd=ROOT)
+        while not trained.is_finished(0):
+            assert running.poll() is None
+            time.sleep(0.2)
+        time.sleep(1)  # by now it would have read the tables, were it not for the other job
+        kept.rename(summary)
+    assert running.wait(timeout=60) == 0
+    assert set(pd.read_csv(trained.output / "metrics.csv")["fold"]) == {0, 1}
 
 
 @pytest.mark.parametrize(

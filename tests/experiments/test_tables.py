@@ -139,6 +139,23 @@ def test_holm_is_monotone_and_never_below_the_raw_value(p: list[float]) -> None:
     assert [corrected[i] for i in np.argsort(p)] == sorted(corrected)
 
 
+def test_a_case_that_several_folds_models_were_judged_on_is_one() -> None:
+    """As the test cases of a cross-validation: five models make no five times as many patients."""
+    rng = np.random.default_rng(0)
+    last = rng.uniform(0.3, 0.9, 12)
+    a = last + rng.normal(0.02, 0.05, 12)
+    folds, name = [fold for fold in range(5) for _ in range(12)], [f"s{i}" for i in range(12)] * 5
+    jitter = rng.normal(0, 0.01, 60)
+    rows = {
+        "A": cases(list(np.tile(a, 5) + jitter), fold=folds).assign(scan=name),
+        "C": cases(list(np.tile(last, 5) + jitter), fold=folds).assign(scan=name),
+    }
+    of_both = table([A, C], rows, dict.fromkeys(rows, COST), dict.fromkeys(rows, BUDGET)).set_index("method")
+    assert of_both["p"]["A"] == pytest.approx(stats.wilcoxon(a, last).pvalue)
+    assert list(of_both["cases"]) == [12, 12]
+    assert of_both["dice"]["A"] == pytest.approx((np.tile(a, 5) + jitter).mean())
+
+
 def test_equal_methods_do_not_differ() -> None:
     rows = made(A=[0.5] * 6, C=[0.5] * 6)
     assert rows["p"].iloc[0] == 1.0

@@ -137,3 +137,13 @@ def test_options_that_are_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     # Another program's options are its own.
     monkeypatch.setattr(sys, "argv", ["program.py", "--config_file", files, "--zzz", "1"])
     check_run(tmp_path)
+
+
+def test_a_folder_called_like_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MONAI's command line makes a number of it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"output_dir: 20241130 is taken for .* write \./20241130\."):
+        check_run(20241130)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="weights: True is taken"):
+        check_run("out", weights=True)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []

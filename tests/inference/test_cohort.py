@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import warnings
@@ -30,7 +31,7 @@ from monai.transforms import (
 )
 from torch import Tensor, nn
 
-from shared_nets.errors import OutputError, ScanIntensityError, WeightsError
+from shared_nets.errors import OutputError, ScanIntensityError, WeightsError, warn_of_scan
 from shared_nets.inference import Cohort, LesionWriter, SliceWindowInferer
 from shared_nets.inference.outputs import MASK_SUFFIX, PICTURE_SUFFIX, PROBABILITY_SUFFIX
 
@@ -195,6 +196,22 @@ def test_no_lesions_is_a_success(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_quiet_says_nothing_when_all_is_well(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cohort([save(tmp_path, "a", (LEFT,))], tmp_path / "out", quiet=True).run()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_quiet_keeps_what_is_odd_about_a_scan_to_the_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], quiet: bool
+) -> None:
+    class WarnOf(Dataset):
+        def __getitem__(self, index: int) -> Any:
+            warn_of_scan("a.nii.gz looks odd.")
+            return super().__getitem__(index)
+
+    run = cohort([save(tmp_path, "a")], tmp_path / "out", quiet=quiet)
+    run.dataset = WarnOf(run.dataset.data, run.dataset.transform)
+    run.run()
+    assert list(table(tmp_path / "out").message) == ["a.nii.gz looks odd."]
+    assert ("Warning: a.nii.gz looks odd." in capfd.readouterr().err) is not quiet
 
 
 @pytest.mark.parametrize(("kind", "heard"), [(FutureWarning, 0), (UserWarning, 1)])
@@ -387,6 +404,24 @@ def test_one_file_that_cannot_be_written_does_not_stop_the_run(tmp_path: Path) -
     rows = table(tmp_path / "out")
     assert list(rows.status) == ["failed", "ok"]
     assert "a folder has its name" in rows.message[0]
+
+
+def test_a_name_that_the_file_system_refuses_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one with a colon, on a disk of another system."""
+    write = LesionWriter.write
+
+    def refuse(self: LesionWriter, case: Mapping[str, Any]) -> None:
+        if case["name"] == "a:1":
+            cause = OSError(errno.EINVAL, "Invalid argument")
+            raise OutputError("a:1.nii.gz cannot be written: Invalid argument.") from cause
+        write(self, case)
+
+    monkeypatch.setattr(LesionWriter, "write", refuse)
+    with pytest.raises(SystemExit):
+        cohort([save(tmp_path, "a:1"), save(tmp_path, "b")], tmp_path / "out", quiet=True).run()
+    assert list(table(tmp_path / "out").status) == ["failed", "ok"]
 
 
 def test_unusable_weights_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

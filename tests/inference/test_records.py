@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 from monai.transforms import Compose, CropForegroundd
 
-from shared_nets.data import ScaleHeadIntensityd, cranium_mask, find_cases
-from shared_nets.errors import ScanNotFoundError
+from shared_nets.data import ScaleHeadIntensityd, ScanWarning, cranium_mask, find_cases
+from shared_nets.errors import ScanNotFoundError, UsageError
 from shared_nets.inference import Cohort, LesionWriter, Records, SliceWindowInferer
 from shared_nets.inference.outputs import LABELS_SUFFIX, MASK_SUFFIX, PICTURE_SUFFIX
 from shared_nets.inference.records import Result, hash_scan
@@ -194,6 +194,87 @@ def test_a_mask_that_is_not_known_as_ours_stays_when_its_scan_fails(
     assert results(out, "a") == MASK
 
 
+def test_a_mask_that_was_drawn_elsewhere_is_not_replaced(
+    run: Run, scans: list[dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """BIDS calls an expert's mask as it calls ours."""
+    out = tmp_path / "out"
+    out.mkdir()
+    mask = out / f"a{MASK_SUFFIX}"
+    nib.save(nib.Nifti1Image(np.ones((30, 30, 8), np.uint8), np.eye(4)), mask)
+    drawn = mask.read_bytes()
+    with pytest.raises(SystemExit) as exit_:
+        run(scans)
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err == (
+        f"Failed: {mask} was not made here: give it another name or choose another output folder, or "
+        f"--overwrite.\n"
+    )
+    assert (mask.read_bytes(), results(out, "a")) == (drawn, {"_mask.nii.gz"})
+    assert results(out, "b") == MASK | PROBABILITY
+    assert run(scans, overwrite=True) == ["a", "b", "c"]
+    assert mask.read_bytes() != drawn
+
+
+def test_a_mask_that_was_corrected_is_not_replaced_nor_taken_for_ours(
+    run: Run, scans: list[dict], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(scans)
+    mask = tmp_path / "out" / f"a{MASK_SUFFIX}"
+    made = mask.read_bytes()
+    nib.save(nib.Nifti1Image(np.ones((30, 30, 8), np.uint8), np.eye(4)), mask)
+    corrected = mask.read_bytes()
+    for changes in ({}, {"threshold": 0.6}):
+        with pytest.raises(SystemExit):
+            run(scans, **changes)
+        assert f"{mask} was changed after it was made: give it another name" in capsys.readouterr().err
+        assert mask.read_bytes() == corrected
+    mask.rename(tmp_path / "out" / "a_desc-corrected_mask.nii.gz")
+    assert run(scans) == ["a", "b", "c"]
+    assert mask.read_bytes() == made
+
+
+def test_what_a_killed_run_or_a_stopped_machine_left_is_made_anew(
+    run: Run, scans: list[dict], tmp_path: Path
+) -> None:
+    """A mask whose record was not written any more, and one of which nothing came onto the disk."""
+    run(scans)
+    out = tmp_path / "out"
+    (out / "a_label-lesion_mask.json").unlink()
+    (out / f"b{MASK_SUFFIX}").write_bytes(b"")
+    assert run(scans) == ["a", "b"]
+    assert run(scans) == []
+
+
+def test_a_name_that_is_no_utf8(run: Run, tmp_path: Path) -> None:
+    """As from an archive of another system; others go on, and all is told."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for name in (os.fsdecode(b"M\xfcller_T1w"), "b_T1w"):
+        save(folder, name, (LEFT,))
+    (folder / os.fsdecode(b"\xfc_FLAIR.nii.gz")).write_bytes(b"")
+    with pytest.warns(ScanWarning, match="left out"):
+        cases = find_cases(folder)
+    assert len(run(cases, save_picture=True)) == 2
+    out = tmp_path / "out"
+    assert sorted(pd.read_csv(out / "lesions.csv")["scan"]) == ["M\\udcfcller_T1w", "b_T1w"]
+    assert b"M%FCller_T1w_label-lesion_mask.nii.gz" in (out / "report.html").read_bytes()
+    with pytest.warns(ScanWarning, match="left out"):
+        assert run(find_cases(folder), save_picture=True) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n cut"])
+def test_a_damaged_picture_does_not_cost_the_report(
+    run: Run, scans: list[dict], tmp_path: Path, content: bytes
+) -> None:
+    run(scans, save_picture=True)
+    report = tmp_path / "out" / "report.html"
+    assert report.read_text().count("<figure") == 3
+    (tmp_path / "out" / f"a{PICTURE_SUFFIX}").write_bytes(content)
+    run(scans, save_picture=True)
+    assert report.read_text().count("<figure") == (2 if content else 3)
+
+
 def test_a_scan_out_of_reach_keeps_its_result(run: Run, tmp_path: Path) -> None:
     """As on a disk that is not mounted; there again, it is not done anew."""
     scans = of_patient(tmp_path / "disk", (LEFT,))
@@ -345,6 +426,8 @@ def test_a_result_of_two_scans_is_on_the_grid_of_the_first(tmp_path: Path) -> No
     writer = LesionWriter(tmp_path / "out", save_picture=False)
     inputs = [{"Path": f"p1_{modality}.nii.gz", "SHA256": "0"} for modality in ("dwi", "FLAIR")]
     records = Records(writer, tmp_path, tmp_path / "model.pt", {})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"p1{MASK_SUFFIX}").write_bytes(b"mask")
     records.write({"name": "p1"}, Result({}, inputs=inputs))
     about = json.loads((tmp_path / "out" / "p1_label-lesion_mask.json").read_text())
     assert about["Sources"] == ["p1_dwi.nii.gz", "p1_FLAIR.nii.gz"]
@@ -425,6 +508,20 @@ def test_each_of_several_datasets_has_its_link(run: Run, tmp_path: Path) -> None
     moved = one.rename(tmp_path / "moved dataset")
     assert run(find_cases(moved)) == []
     assert links()["raw"] == moved.as_uri()
+
+
+@pytest.mark.parametrize("made_by", [None, [{"Name": "fMRIPrep"}], "a string"])
+def test_another_dataset_does_not_take_our_results(run: Run, tmp_path: Path, made_by: object) -> None:
+    """Its description, and what its validator need not know, would be replaced."""
+    anat = tmp_path / "out" / "sub-1" / "anat"
+    anat.mkdir(parents=True)
+    save(anat, "sub-1_T1w", (LEFT,))
+    description = tmp_path / "out" / "dataset_description.json"
+    description.write_text(json.dumps({"Name": "Ours", "Authors": ["A"], "GeneratedBy": made_by}))
+    there = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"description\.json is of another dataset, .*derivatives.lesions\."):
+        run(find_cases(tmp_path / "out"))
+    assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == there
 
 
 def test_a_scan_named_alone_is_known_by_its_path(run: Run, tmp_path: Path) -> None:

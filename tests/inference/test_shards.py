@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_nets.errors import UsageError
+from shared_nets.inference import LesionWriter, Records
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
 from tests.inference.test_cohort import cohort, save
 
@@ -28,7 +29,10 @@ def test_every_scan_is_in_one_part(length: int, count: int) -> None:
     assert all(part == sorted(part) for part in parts)
 
 
-ARRAY = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "1"}
+ARRAY = {
+    f"SLURM_ARRAY_TASK_{key}": value
+    for key, value in {"ID": "5", "COUNT": "4", "MIN": "1", "MAX": "7", "STEP": "2"}.items()
+}
 
 
 @pytest.mark.parametrize(
@@ -38,12 +42,14 @@ ARRAY = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY
         ({"RANK": "1", "WORLD_SIZE": "3"}, (2, 3)),
         ({"RANK": "0", "WORLD_SIZE": "1"}, (1, 1)),
         ({"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "0"}, (3, 4)),
-        (ARRAY | {"SLURM_ARRAY_TASK_MAX": "7", "SLURM_ARRAY_TASK_STEP": "2"}, (3, 4)),
+        (ARRAY, (3, 4)),
         # srun's tasks, and a batch script that asked for tasks but runs once itself.
         ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4"}, (4, 4)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, (1, 1)),
-        # torchrun inside an array's task: the nearer one counts.
-        (ARRAY | {"RANK": "1", "WORLD_SIZE": "2"}, (2, 2)),
+        # torchrun or srun in each of an array's tasks; torchrun knows which of srun's tasks it is in.
+        (ARRAY | {"RANK": "1", "WORLD_SIZE": "2"}, (6, 8)),
+        (ARRAY | {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, (6, 8)),
+        ({"RANK": "5", "WORLD_SIZE": "8", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, (6, 8)),
         ({"RANK": "x", "WORLD_SIZE": ""}, (1, 1)),
     ],
 )
@@ -52,6 +58,18 @@ def test_the_part_is_in_the_environment(environment: dict[str, str], expected: t
     assert (shard.number, shard.count) == expected
     assert find_shard("none", environment) == Shard()
     assert find_shard("2/3", environment).name == "2-of-3"
+    assert find_shard("group", environment) == Shard()
+
+
+@pytest.mark.parametrize("step", ["1", "4"])
+@pytest.mark.parametrize("task", ["3", "7", "8"])
+def test_an_uneven_array_is_refused(task: str, step: str) -> None:
+    """As of tasks that are done again; each would be no part, or another's."""
+    array = dict(zip(("ID", "MIN", "MAX", "STEP", "COUNT"), (task, "3", "8", step, "3"), strict=True))
+    environment = {f"SLURM_ARRAY_TASK_{key}": value for key, value in array.items()}
+    with pytest.raises(UsageError, match="not evenly spaced"):
+        find_shard("auto", environment)
+    assert find_shard("none", environment) == Shard()
 
 
 @pytest.mark.parametrize("asked", ["0/3", "4/3", "3", "a/b", "", "1/0", "-1/3"])
@@ -118,3 +136,26 @@ def test_a_thread_leaves_signals_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_what_was_another_parts_in_an_earlier_run_does_not_count(tmp_path: Path) -> None:
+    """A scan is added in front, and b, now the first part's, is broken: the second's old row is gone."""
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    out = tmp_path / "out"
+
+    def part(number: int, cases: list[dict[str, Any]]) -> None:
+        writer = LesionWriter(out, save_picture=False)
+        records = Records(writer, tmp_path, tmp_path / "model.pt", {})
+        cohort(cases, out, writer=writer, records=records, shard=f"{number}/2", quiet=True).run()
+
+    cases = [save(tmp_path, name) for name in "abcd"]
+    for number in (1, 2):
+        part(number, cases)
+    Path(cases[1]["image"]).write_bytes(b"broken")
+    with pytest.raises(SystemExit):
+        part(1, [save(tmp_path, "A"), *cases])
+    rows = pd.read_csv(out / "lesions.csv").set_index("scan")["status"]
+    assert rows["b"] == "failed"
+    part(2, [save(tmp_path, "A"), *cases])
+    rows = pd.read_csv(out / "lesions.csv").set_index("scan")["status"]
+    assert dict(rows) == {"A": "ok", "a": "ok", "b": "failed", "c": "ok", "d": "ok"}

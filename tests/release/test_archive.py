@@ -247,11 +247,24 @@ def archive(done: str) -> pytest.MarkDecorator:
         ({"/tmp/out.txt": b""}, "would lie outside its folder"),
         ({"b\\..\\..\\out.txt": b""}, "would lie outside its folder"),
         ({"C:/out.txt": b""}, "would lie outside its folder"),
+        ({"b//tmp/out.txt": b""}, "would lie outside its folder"),
+        ({"b/./out.txt": b""}, "would lie outside its folder"),
         ({"b/x.txt": b"", "c/x.txt": b""}, "more than one folder"),
         ({"out.txt": b""}, "lies in no folder"),
         ({f"b/{n}": b"" for n in range(10_001)}, "it has 10002 entries"),
     ],
-    ids=["parent", "parent at once", "absolute", "backslash", "drive", "two roots", "no root", "many"],
+    ids=[
+        "parent",
+        "parent at once",
+        "absolute",
+        "backslash",
+        "drive",
+        "two slashes",
+        "dot",
+        "two roots",
+        "no root",
+        "many",
+    ],
 )
 @archive("An archive with paths that lead out of its folder")
 def test_an_archive_that_leads_elsewhere_is_refused(
@@ -337,6 +350,8 @@ def test_damage_is_told(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_wheel_and_source_archive(tmp_path: Path) -> None:
     pytest.importorskip("build")
+    (tmp_path / "shared_nets-0.0.1-py3-none-any.whl").write_bytes(b"an earlier release's")
+    (tmp_path / "scan.nii.gz").write_bytes(b"no package at all")
     made = write_release(tmp_path, [], packages=True)
     names = {path.name for path in made}
     assert names == {f"shared_nets-{VERSION}-py3-none-any.whl", f"shared_nets-{VERSION}.tar.gz", "SHA256SUMS"}

@@ -467,6 +467,13 @@ def test_the_shipped_weights_come_back_to_the_byte(tmp_path: Path) -> None:
     save_weights(small(1).state_dict(), models / "model.pt", half=True)
     save_weights(small(1).state_dict(), models / "model.safetensors", half=True)
     shipped = sha256(models / "model.pt")
+    with pytest.raises(
+        WeightsError, match=r"model\.safetensors cannot be checked: .* names no SHA-256 of it"
+    ):
+        restore_shipped(tmp_path / "bundle")
+    (tmp_path / "bundle" / "configs").mkdir()
+    hashes = {"weights_sha256": {"model.safetensors": sha256(models / "model.safetensors")}}
+    (tmp_path / "bundle" / "configs" / "metadata.json").write_text(json.dumps(hashes))
     save_weights(small(2).state_dict(), models / "model.pt")  # fine-tuned
     assert restore_shipped(tmp_path / "bundle") == models / "model.pt"
     assert sha256(models / "model.pt") == shipped
