@@ -1,8 +1,8 @@
 """
 Thresholds, smoothing, mirroring and what FLAIR may do, on validation data: the defaults' table.
 
-    strokeseg simulate --model xnet --masks MASKS --seed 1 --cases 15 --output THICK
-    strokeseg simulate --model xnet --masks MASKS --seed 1 --cases 8 --output THIN \
+    strokeseg simulate --model xnet --masks MASKS --not-held-out --seed 1 --cases 15 --output THICK
+    strokeseg simulate --model xnet --masks MASKS --not-held-out --seed 1 --cases 8 --output THIN \
         --shape 112 96 75 --spacing 2 2
     python benchmarks/choose_settings.py --model xnet --dataset THICK --dataset THIN --healthy HEALTHY \
         --output docs/results/settings_xnet

@@ -73,7 +73,13 @@ def main(
 def other_scanner(dataset: Path, runs: Path, kind: str, amount: float, tests: int | None = None) -> Path:
     """The dataset's cases changed, as new files with a data list of labelled and test cases."""
     path = runs / "datalist.json"
-    if not path.is_file():
+    made_of = {"dataset": str(dataset.resolve()), "kind": kind, "amount": amount, "tests": tests}
+    if path.is_file():
+        if json.loads(path.read_text()).get("made_of") != made_of:
+            raise typer.BadParameter(
+                f"{runs} holds other scans than {made_of}: name another.", param_hint="--runs"
+            )
+    else:
         listed = json.loads((dataset / "datalist.json").read_text())["training"]
         chosen = {
             "training": [case for case in listed if case["fold"] < 2][:LABELLED],
@@ -84,7 +90,7 @@ def other_scanner(dataset: Path, runs: Path, kind: str, amount: float, tests: in
             name: [changed(case, dataset, kind, amount, scans) for case in cases]
             for name, cases in chosen.items()
         }
-        path.write_text(json.dumps(sections, indent=1))
+        path.write_text(json.dumps({"made_of": made_of, **sections}, indent=1))
     return path
 
 

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from shared_nets.bundles import Model, bundle_folder, run_inference
 from shared_nets.evaluation.tables import statistics
+from shared_nets.files import sha256
 from shared_nets.networks import XNet
 from shared_nets.release.weights import load_into
 from shared_nets.simulation import (
@@ -55,6 +56,8 @@ SIMULATION = "shared_nets.simulation"
 T1 = f"{SIMULATION}.t1"
 JUDGED = 1000
 """Slices that are drawn to judge on."""
+JUDGED_SEED = 2**31
+"""No training's: equal seeds draw equal heads, and the same slices where they show no lesion."""
 
 
 UNET: dict[str, Any] = {
@@ -164,7 +167,9 @@ def main(
     for name, variant in variants.items():
         if only and name not in only:
             continue
-        weights = runs / name.replace(" ", "_").replace(":", "") / "model.safetensors"
+        start = sha256(pretrained)[:8] if pretrained else "random"
+        trained = f"{stage.spacing:g}_mm_{steps}_steps_seed_{seed}_from_{start}"
+        weights = runs / trained / name.replace(" ", "_").replace(":", "") / "model.safetensors"
         if not weights.is_file():
             with variant.in_place():
                 train(variant, stage, heads, shapes, steps, seed + variant.seed, weights, pretrained)
@@ -208,7 +213,7 @@ def judged(
 ) -> list[dict[str, Any]]:
     """A row for each slice of the whole simulator: pixels of lesion, Dice, and what is marked falsely."""
     load_into(network.eval(), weights)
-    slices = SimulatedSlices(heads, kept, RECIPE.paint, stage.shape, stage.spacing, seed=1)
+    slices = SimulatedSlices(heads, kept, RECIPE.paint, stage.shape, stage.spacing, seed=JUDGED_SEED)
     rows = []
     with torch.no_grad():
         for number, one in enumerate(islice(slices, JUDGED)):

@@ -50,7 +50,9 @@ def measure(parser: Any, rounds: int) -> None:
     size = parser.get_parsed_content("scans_per_batch") * parser.get_parsed_content("slices_per_scan")
     window = parser.get_parsed_content("window")
     channels = parser.get_parsed_content("network_def").in_channels
-    image, label = torch.rand(size, channels, *window), (torch.rand(size, 1, *window) > 0.9).float()
+    device = torch.device(parser.get_parsed_content("device"))
+    image = torch.rand(size, channels, *window, device=device)
+    label = (torch.rand(size, 1, *window, device=device) > 0.9).float()
     steps = len(parser.get_parsed_content("train#dataloader"))
     spent: dict[str, list[tuple[float, float]]] = {"train.json": [], "compute alone": []}
 
@@ -58,10 +60,15 @@ def measure(parser: Any, rounds: int) -> None:
         network.train()
         for _ in range(steps):
             optimizer.zero_grad()
-            loss(network(image), label).backward()
+            with torch.autocast(device.type, torch.bfloat16, enabled=bool(trainer.amp)):
+                logits = network(image)
+                error = loss(logits, label)
+            error.backward()
             optimizer.step()
 
     def now() -> tuple[float, float]:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         return time.perf_counter(), time.process_time()
 
     def since(start: tuple[float, float]) -> tuple[float, float]:

@@ -32,8 +32,13 @@ def simulate(
     folds: Annotated[int, typer.Option(min=2, help="Folds; no mask is in two of them.")] = 5,
     smallest_ml: Annotated[float, typer.Option(min=0, help="Least lesion volume of a case, in mL.")] = 1.0,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Only masks that pretraining keeps apart for testing.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--held-out/--not-held-out",
+            help="Only masks that pretraining keeps apart for testing, every fifth by name, or only others.",
+            show_default="all",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same cases.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
@@ -54,9 +59,10 @@ def simulate(
         t1_contrast,
     )
 
+    kept = set(held_out_masks(masks))
     data_list = simulate_dataset(
         output,
-        held_out_masks(masks) if held_out else nifti_masks(masks),
+        [mask for mask in nifti_masks(masks) if held_out in (None, mask in kept)],
         anatomies_of(anatomies),
         {Model.xnet: t1_contrast, Model.cnnres: acute_contrast}[model],
         cases,

@@ -27,6 +27,7 @@ from shared_nets.data.names import (
     parse_name,
     patient_key,
     stem_of,
+    without_contrasts,
 )
 from shared_nets.data.splits import Section, read_fold, split_cases
 from shared_nets.errors import ScanNotFoundError, UsageError, few, warn_of_scan
@@ -179,7 +180,7 @@ def _read_source(
 ) -> tuple[dict[str, list[Case]], list[Path]]:
     """Cases by section from a tree or data list, or the loose scans of a folder or file."""
     if path.suffix.lower() == ".json":
-        return _read_data_list(path, modalities, labelled, section), []
+        return _read_data_list(path, modalities, labelled, section, left_out), []
     if path.name.lower().endswith(SCAN_SUFFIXES) or os.path.isfile(path):
         return {}, [path]  # even if it is missing or a folder: then this one scan fails, the others go on
     if not os.path.isdir(path):
@@ -368,7 +369,7 @@ def _read_tree(
 
 
 def _read_data_list(
-    path: Path, modalities: tuple[str, ...], labelled: bool, section: Section
+    path: Path, modalities: tuple[str, ...], labelled: bool, section: Section, left_out: LeftOut
 ) -> dict[str, list[Case]]:
     """A MONAI or Decathlon data list; a bare JSON list of items serves every section."""
     try:
@@ -408,11 +409,28 @@ def _read_data_list(
             if not isinstance(content[key], list):
                 raise UsageError(f"{path}: '{key}' must be a list of cases, not {content[key]!r:.40}.")
             where = f"{path}: item {{}} of '{key}'"
+            items = dict(enumerate(content[key], 1))
+            unlabelled = {
+                i for i, item in items.items() if name == "test" and labelled and _has_no_label(item)
+            }
+            if len(unlabelled) < len(items):  # hidden test cases beside labelled ones
+                images = [str(_image_of(items.pop(i))) for i in sorted(unlabelled)]
+                if images:
+                    _leave_out(left_out, "they are test cases without a label", images)
             cases.setdefault(name, []).extend(
                 _read_item(item, path.parent, where.format(i), modalities, labelled, name == "training")
-                for i, item in enumerate(content[key], 1)
+                for i, item in items.items()
             )
     return cases
+
+
+def _image_of(item: Any) -> Any:
+    """The image of a data list's item, which may be its path alone."""
+    return item.get("image") if isinstance(item, Mapping) else item
+
+
+def _has_no_label(item: Any) -> bool:
+    return bool(_image_of(item)) and not (isinstance(item, Mapping) and item.get("label"))
 
 
 def _read_item(
@@ -510,9 +528,29 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...], left_out: LeftOut
             groups[key][str(modality)].append(p)
         else:
             cases.append({"image": str(p), "name": name})
+    if len(modalities) > 1:
+        _join_by_shorter_names(groups, modalities)
     if further:
         _leave_out(left_out, f"the numbers say further channels than {_words(modalities)}", further)
     return cases + [case for group in groups.values() for case in _pairs(group, modalities, left_out)]
+
+
+def _join_by_shorter_names(
+    groups: dict[tuple[Path, str], dict[str, list[Path]]], modalities: tuple[str, ...]
+) -> None:
+    """
+    Pair a DWI and a FLAIR that are alone by what their names begin with: p1_DWI_b1000 with p1_FLAIR.
+
+    Only now: T1 and T2 may be points in time, by which p1_T2_FLAIR goes with p1_T2_DWI.
+    """
+    alone: dict[tuple[Path, str], list[tuple[Path, str]]] = defaultdict(list)
+    for key, group in groups.items():
+        if len(group) == 1 and all(len(paths) == 1 for paths in group.values()):
+            alone[key[0], without_contrasts(key[1])].append(key)
+    for keys in alone.values():
+        if sorted(m for key in keys for m in groups[key]) == sorted(modalities):
+            first, second = sorted(keys, key=lambda key: modalities.index(next(iter(groups[key]))))
+            groups[first] |= groups.pop(second)
 
 
 def _are_channels(numbers: set[int], channels: int) -> bool:

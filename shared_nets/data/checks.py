@@ -194,6 +194,8 @@ def check_affine(header: Any, affine: NDArray[Any], path: str) -> None:
             centred), or if the two disagree by more than 1 mm or the qform is none, in which cases the sform
             counts.
     """
+    if affine is None:  # of nibabel's image of an array alone
+        raise ScanGeometryError(f"{path} has no affine: give the image one that leads to mm.")
     if not np.isfinite(affine).all():
         raise ScanGeometryError(f"{path} has NaN or infinity in its affine: write the scan's geometry again.")
     # Relative to the voxel size, so that small voxels are not taken for a singular affine.

@@ -216,7 +216,7 @@ def read_bids(folder: Path, modalities: Sequence[str] = ("T1w",)) -> Found:
     A BIDS dataset: raw scans, and lesion masks in its ``derivatives`` (or beside the scans).
 
     A mask goes with a scan of the same subject and session whose run, acquisition and space do not
-    contradict it. Several such masks are merged when loaded.
+    contradict it, those of its own space before others. Several such masks are merged when loaded.
 
     Args:
         folder: the dataset's root.
@@ -239,6 +239,8 @@ def read_bids(folder: Path, modalities: Sequence[str] = ("T1w",)) -> Found:
         first = Path(next(p for p in as_list(case["image"]) if p))
         labels = [mask for mask in masks if goes_with(mask, first)]
         used |= set(labels)
+        # One brought to another space as well lies on that space's grid.
+        labels = [mask for mask in labels if entity(mask, "space") == entity(first, "space")] or labels
         item = {
             "image": case["image"], "name": case["name"], "subject": entity(first, "sub"),
             "session": entity(first, "ses"),

@@ -40,6 +40,7 @@ from shared_nets.data.checks import (
 )
 from shared_nets.data.formats import Scan, as_nifti, is_other_format, scan_name
 from shared_nets.data.names import flair_of, modality_of
+from shared_nets.data.preprocessing import background_of
 from shared_nets.errors import (
     ScanMismatchError,
     StrokeSegError,
@@ -321,7 +322,7 @@ def read_mask(path: str) -> Volume:
 
 def resample_to(moving: Volume, fixed: Volume) -> NDArray[np.float32]:
     """
-    Bring one scan onto another's grid, linearly, zeros outside.
+    Bring one scan onto another's grid, linearly, its background outside: 0, if not one exact other value.
 
     Args:
         moving: the scan to resample (FLAIR).
@@ -337,14 +338,16 @@ def resample_to(moving: Volume, fixed: Volume) -> NDArray[np.float32]:
     shape = fixed.array.shape[1:]
     check_overlap(fixed.affine, shape, fixed.path, moving.affine, moving.array.shape[1:], moving.path)
     resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
-    tensor = MetaTensor(torch.from_numpy(moving.array), affine=torch.from_numpy(moving.affine))
+    # Where it does not reach it is to be as dark as its air, which is not 0 after a z-score.
+    air = np.float32(background_of(moving.array[0]) or 0)
+    tensor = MetaTensor(torch.from_numpy(moving.array - air), affine=torch.from_numpy(moving.affine))
     there = resample(tensor, dst_affine=torch.from_numpy(fixed.affine), spatial_size=shape)
     array = np.ascontiguousarray(cast(MetaTensor, there).numpy())
     if not array.any():
         raise ScanMismatchError(
             f"{moving.path} shows nothing where {fixed.path} lies: check that both are of one session."
         )
-    return array
+    return array + air
 
 
 def _is_one_file(first: Scan, second: Scan | None) -> bool:

@@ -35,6 +35,9 @@ _CONTRAST = {word: said for word, said in _MODALITY.items() if said not in ("mas
 _ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
 
 
+_SESSION = re.compile(r"(?i)[_-](ses|session|visit|timepoint|tp)[_-]?[a-z0-9]+$")
+
+
 class ScanName(NamedTuple):
     """A file name's parts: ``before`` is the stem without its modality word, entities are BIDS's."""
 
@@ -144,12 +147,29 @@ def subject_of(case: Case) -> str:
         case: one of :func:`~shared_nets.data.find_cases`.
 
     Returns:
-        its ``subject`` key, else the ``sub-`` entity of its file name, else its name.
+        its ``subject`` key, else the ``sub-`` entity of its file name or of a BIDS dataset's folder that it
+        lies in, else its name, without a session or visit at its end (``p1`` for ``p1_ses2``).
     """
     if case.get("subject") is not None:
         return str(case["subject"])
-    named = re.match(r"sub-[a-zA-Z0-9+]+", Path(first_path(case["image"])).name)
-    return named[0] if named else str(case["name"])
+    path = Path(first_path(case["image"]))
+    # sub-1/ses-1/anat/T1w.nii.gz at most.
+    for name in (path.name, *(folder.name for folder in list(path.parents)[:3])):
+        if named := re.match(r"sub-[a-zA-Z0-9+]+", name):
+            return named[0]
+    return _SESSION.sub("", str(case["name"])) or str(case["name"])
+
+
+def without_contrasts(start: str) -> str:
+    """A name's start without the words at its end that say a contrast; as it is if nothing else is in it."""
+    left = start
+    while (
+        left
+        and (words := re.fullmatch(r"(.*?)[_\-. ]?([A-Za-z0-9]+)", left))
+        and words[2].lower() in _MODALITY
+    ):
+        left = words[1]
+    return left or start
 
 
 def paired_name(path: Path) -> str:

@@ -103,7 +103,7 @@ def _coarse_head(channels: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def _above_air(channel: NDArray[np.float32]) -> NDArray[np.bool_]:
     """What is brighter than air in one channel."""
-    background = _background(channel)
+    background = background_of(channel)
     # Where the background is one exact value (0, or anything after z-scoring), distance from it is signal.
     signal = channel - channel.min() if background is None else np.abs(channel - background)
     # Bright fat, vessels or a corner under a coil must not set the scale; a head fills more than a twentieth.
@@ -118,8 +118,13 @@ def _above_air(channel: NDArray[np.float32]) -> NDArray[np.bool_]:
     return cast(NDArray[np.bool_], signal > min(between, max(level + 5 * spread, 0.15 * np.median(head))))
 
 
-def _background(channel: NDArray[Any]) -> float | None:
-    """The one value that most voxels of the volume's faces have exactly, if there is one."""
+def background_of(channel: NDArray[Any]) -> float | None:
+    """
+    The one value that most voxels of a volume's faces have exactly, if there is one.
+
+    Args:
+        channel: (X, Y, Z).
+    """
     faces = np.concatenate([channel[index].ravel() for index in _faces(channel.ndim)])
     middle = float(np.median(faces))
     return middle if np.mean(faces == middle) > 0.5 else None
@@ -186,7 +191,7 @@ class ScaleHeadIntensityd(MapTransform):
             if low == high:  # hardly anything varies: use all there is
                 low, high = values.min(), values.max()
             result.copy_((channel - float(low)).div_(float(high - low)).clamp_(0, 1))
-            background = _background(values)
+            background = background_of(values)
             if background is not None and background > low:
                 result[torch.from_numpy(values == background).to(result.device)] = 0
         return out

@@ -26,7 +26,7 @@ from shared_nets.precision import half_pays
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
-# The fastest first, as measured: docs/performance.md.
+# In which order they are taken; docs/performance.md tells how fast they are.
 CPU_BACKENDS = ("openvino", "onnxruntime")
 BFLOAT16_BACKENDS = ("openvino",)
 """Those of them that compute in bfloat16, as PyTorch does."""

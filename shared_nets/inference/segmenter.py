@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -123,6 +124,8 @@ class LesionSegmenter:
             check_limits(threshold, smallest, peak, smoothing)
             self.preprocessing = config.get_parsed_content("preprocessing")
             self.evaluator = config.get_parsed_content("evaluator")
+        # The engine's state is one scan's: threads would get each other's masks.
+        self._one_at_a_time = Lock()
 
     def predict(
         self,
@@ -132,7 +135,7 @@ class LesionSegmenter:
         flair: Scan | None = None,
     ) -> Segmentation:
         """
-        Segment one scan.
+        Segment one scan. Several threads may call it; the network works for one of them at a time.
 
         Args:
             image: a path (NIfTI, MHA, NRRD, or the folder of a DICOM series), a nibabel image, or a
@@ -156,7 +159,8 @@ class LesionSegmenter:
         finished: dict[str, Any] = {}
         with _own_errors():
             case = self.preprocessing({"image": _as_paths(given), "name": "scan"})
-            run_engine(self.evaluator, case, finished.update)
+            with self._one_at_a_time:
+                run_engine(self.evaluator, case, finished.update)
         mask, probability = finished["pred"], finished["probability"]
         scan = given if not isinstance(given, (list, tuple)) else next(s for s in given if s is not None)
         if isinstance(scan, MetaTensor):

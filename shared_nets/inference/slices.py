@@ -111,9 +111,15 @@ class SliceWindowInferer(Inferer):
         self.importance = compute_importance_map(self.roi_size, mode=mode, sigma_scale=sigma_scale)
 
     @torch.no_grad()
-    def find_windows(self, slices: Tensor) -> list[Window]:
-        """The windows to compute for ``slices`` (M, C, H, W), each at least as large as the window."""
-        head = _head(slices, self.background).cpu().numpy()
+    def find_windows(self, slices: Tensor, limit: float) -> list[Window]:
+        """
+        The windows to compute.
+
+        Args:
+            slices: ``(M, C, H, W)``, each at least as large as the window.
+            limit: what is not above it is air.
+        """
+        head = _head(slices, limit).cpu().numpy()
         return [window for plane, mask in enumerate(head) for window in self._cover(plane, mask)]
 
     def _cover(self, plane: int, mask: np.ndarray) -> Iterator[Window]:
@@ -153,12 +159,13 @@ class SliceWindowInferer(Inferer):
         volumes = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         number, channels, height, width, depth = volumes.shape
         slices = volumes.permute(0, 4, 1, 2, 3).reshape(number * depth, channels, height, width)
+        limit = _air_limit(slices, self.background)
         padding = _padding((height, width), self.roi_size)
         slices = F.pad(slices, padding)
 
         network = _both_ways(network) if self.mirror else network
         network = _first_deciding(network) if self.first_channel_decides else network
-        logits = self._stitch(slices, network, *args, **kwargs)
+        logits = self._stitch(slices, limit, network, *args, **kwargs)
         top, left = padding[2], padding[0]
         logits = logits[:, :, top : top + height, left : left + width]
         logits = logits.unflatten(0, (number, depth)).permute(0, 2, 3, 4, 1).contiguous()
@@ -174,12 +181,14 @@ class SliceWindowInferer(Inferer):
             return convert_to_dst_type(logits, meta, device=logits.device)[0]
         return logits
 
-    def _stitch(self, slices: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def _stitch(
+        self, slices: Tensor, limit: float, network: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Logits (M, out, H, W) of padded ``slices`` (M, C, H, W), windows weighted by importance."""
         device = torch.device(self.device) if self.device is not None else slices.device
         height, width = self.roi_size
         importance = self.importance.to(device)
-        windows = self.find_windows(slices)
+        windows = self.find_windows(slices, limit)
 
         total: Tensor | None = None
         weight = torch.zeros(slices.shape[0], 1, *slices.shape[2:], device=device)
@@ -309,14 +318,18 @@ def _first_deciding(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return run
 
 
-def _head(slices: Tensor, background: float) -> Tensor:
-    """Where there is head in ``slices`` (M, C, H, W): a boolean (M, H, W)."""
-    values = slices.float()
-    means = _local_mean(values).amax(dim=1)
-    sample = means.flatten()
+def _air_limit(slices: Tensor, background: float) -> float:
+    """Below what value of ``slices`` (M, C, H, W) there is air; padding would count as air without noise."""
+    sample = _local_mean(slices.float()).amax(dim=1).flatten()
     sample = sample[:: max(1, sample.numel() // 2**20)]
     air = float(np.quantile(sample.cpu().numpy(), 0.1))  # torch's sorts all of it
-    limit = min(max(background, 2 * air), 5 * background)
+    return min(max(background, 2 * air), 5 * background)
+
+
+def _head(slices: Tensor, limit: float) -> Tensor:
+    """Where there is head, brighter than the limit, in ``slices`` (M, C, H, W): a boolean (M, H, W)."""
+    values = slices.float()
+    means = _local_mean(values).amax(dim=1)
     most_neighbours = _local_mean((means > limit).float()) > 0.5
     # The voxel itself as well: its neighbours alone would widen the head by two voxels.
     return most_neighbours & (values.amax(dim=1) > limit)

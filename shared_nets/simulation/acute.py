@@ -36,7 +36,7 @@ def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tens
     Paint a scene as DWI and FLAIR with acute stroke.
 
     FLAIR is missing (all zero) in 40 % of slices, as inference asks about DWI alone in every case;
-    DWI in 6 % of those old enough to show on FLAIR; never both.
+    DWI in 10 % of those old enough to show on FLAIR; never both.
 
     Args:
         rng: source of randomness.
@@ -67,8 +67,9 @@ def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tens
     level = rng.uniform(0.25, 0.8)
     if rng.random() < 0.7:  # the lesion itself is the brightest, and sets the scale
         level = min(level, rng.uniform(0.75, 1.3) / (1 + gain))
-    dwi = scanned(rng, scene, dwi, level)
-    flair = scanned(rng, scene, flair, level=rng.uniform(0.22, 0.8))
+    # What another b-value or echo time does to DWI is a power of its intensities.
+    dwi = scanned(rng, scene, dwi, level, gamma=0.3)
+    flair = scanned(rng, scene, flair, level=rng.uniform(0.22, 0.8), gamma=0.2)
     return torch.stack(_as_delivered(rng, dwi, flair, age > 0.4, scene.planes_per_slice)), label.float()
 
 
@@ -161,7 +162,7 @@ def _as_delivered(
     missing = rng.random()
     if missing < 0.4:
         flair = torch.zeros_like(flair)
-    elif missing < 0.46 and dwi_may_miss:
+    elif missing < 0.5 and dwi_may_miss:
         dwi = torch.zeros_like(dwi)
     elif rng.random() < 0.5:
         flair = _misaligned(rng, flair, most_planes=max(1, planes_per_slice - 1))

@@ -51,7 +51,10 @@ def blob(rng: np.random.Generator, scene: Scene, radius_mm: float) -> Tensor:
         0–1, ``(planes, rows, columns)``.
     """
     rows, columns = scene.depth.shape[-2:]
-    middle = scene.coordinates[0, int(rng.uniform(0.2, 0.8) * rows), int(rng.uniform(0.25, 0.75) * columns)]
+    plane = int(rng.integers(len(scene.coordinates)))
+    middle = scene.coordinates[
+        plane, int(rng.uniform(0.2, 0.8) * rows), int(rng.uniform(0.25, 0.75) * columns)
+    ]
     distance = (scene.coordinates - middle).square().sum(-1).sqrt()
     distance = distance + smooth_field(rng, scene.coordinates, 10.0)[0] * radius_mm * 0.4
     return torch.sigmoid((radius_mm - distance) * 1.2)
@@ -112,7 +115,9 @@ def _neck(rng: np.random.Generator, scene: Scene, level: float) -> Tensor:
     return outline * below * level * rng.uniform(0.2, 0.9) * (1 + patches).clip(0)
 
 
-def scanned(rng: np.random.Generator, scene: Scene, image: Tensor, level: float) -> Tensor:
+def scanned(
+    rng: np.random.Generator, scene: Scene, image: Tensor, level: float, gamma: float = 0.15
+) -> Tensor:
     """
     What a scanner makes of it: bias field, gamma, resolution, sharpening and Rician noise.
 
@@ -120,22 +125,26 @@ def scanned(rng: np.random.Generator, scene: Scene, image: Tensor, level: float)
         rng: source of randomness.
         scene: the planes.
         image: intensities ``(planes, rows, columns)``, white matter about 1.
-        level: where an intensity of 1 ends up.
+        level: where an intensity of 1 ends up before the exponent.
+        gamma: deviation of the logarithm of the exponent that intensities are raised to.
 
     Returns:
         Intensities of the same shape, 0 or more, tissue within 0–1.
     """
     air = image <= 0
-    bias = torch.exp(smooth_field(rng, scene.coordinates, 90.0)[0] * min(rng.exponential(0.12), 0.45))
+    bias = torch.exp(smooth_field(rng, scene.coordinates, 90.0)[0] * min(rng.exponential(0.15), 0.6))
     image = image.clip(0) * bias * level
-    image = image.clip(1e-4, 1.5) ** np.exp(rng.normal(0, 0.12))
+    exponent = np.exp(rng.normal(0, gamma))
+    image = image.clip(1e-4, 1.5) ** exponent
     if rng.random() < 0.4:
         image = blur(image, rng.uniform(0.25, 0.9))
     if rng.random() < 0.2:
         image = image + rng.uniform(0.2, 0.8) * (image - blur(image, 1.0))
-    # Mostly little noise, sometimes much. Planes of a thick slice are averaged later, which must not average
-    # the noise away.
-    sigma = min(rng.exponential(0.025), 0.12) * level * np.sqrt(scene.planes_per_slice)
+    # Mostly little noise, sometimes so much that small lesions drown. Planes of a thick slice are averaged
+    # later, which must not average the noise away.
+    usual = min(rng.exponential(0.025), 0.12) * level**exponent
+    sigma = usual if rng.random() < 0.8 else rng.uniform(0.02, 0.15)
+    sigma *= np.sqrt(scene.planes_per_slice)
     noise = rng.standard_normal((2, *image.shape), dtype=np.float32)
     real, imaginary = torch.from_numpy(noise).to(image.device)
     noisy = ((image + sigma * real).square() + (sigma * imaginary).square()).sqrt()

@@ -23,6 +23,8 @@ from shared_nets.simulation.anatomy import (
 from shared_nets.simulation.fields import grown, plane_coordinates, rotation_matrix, sample, smooth_field
 from shared_nets.simulation.lesions import PlacedLesion
 
+HEAD_TURN_DEGREES = (5.0, 5.0, 10.0)
+"""Deviations of how a head lies in the scanner, about x, y and z; it turns to a side most."""
 LARGE_ML = 15.0
 """Beside lesions from this size on, the ventricle mostly widens."""
 
@@ -146,7 +148,8 @@ def _choose_planes(
     centre = np.array([x + rng.normal(0, 4), y + rng.normal(0, 5), z])
     thick = rng.random() < 0.35
     offsets = tuple(np.linspace(-0.5, 0.5, 3) * rng.uniform(2, 6)) if thick else (0.0,)
-    return plane_coordinates(shape, spacing, centre, rotation_matrix(rng.normal(0, 5, 3)), offsets)
+    turn = rotation_matrix(rng.normal(0, HEAD_TURN_DEGREES))
+    return plane_coordinates(shape, spacing, centre, turn, offsets)
 
 
 def _deformed(rng: np.random.Generator, coordinates: Tensor) -> Tensor:

@@ -572,6 +572,25 @@ def test_hold_out_knows_bids_subjects(data_list: Any) -> None:
     assert all(len([c for c in validation if subject_of(c) == subject_of(v)]) == 3 for v in validation)
 
 
+@pytest.mark.parametrize(
+    ("image", "subject"),
+    [
+        ("set/sub-06/ses-2/anat/T1w.nii.gz", "sub-06"),
+        ("set/sub-06/anat/scan.nii.gz", "sub-06"),
+        ("sub-lab/data/nifti/t1/p1.nii.gz", "p1"),  # too far up to be a subject's
+        ("p1_ses2_T1w.nii.gz", "p1"),
+        ("p1-visit-03.nii.gz", "p1"),
+        ("ses2.nii.gz", "ses2"),
+        ("obsession.nii.gz", "obsession"),
+    ],
+)
+def test_sessions_of_a_person_are_of_one_subject(make: Any, image: str, subject: str) -> None:
+    root = make(image)
+    (case,) = find_cases(root / image)
+    case["name"] = {"p1_ses2_T1w": "p1_ses2"}.get(case["name"], case["name"])
+    assert subject_of(case) == subject
+
+
 def test_hold_out_is_the_same_on_every_machine(data_list: Any) -> None:
     # Ranked by the SHA-256 of "0:<name>", by sha256sum: independent of order and Python's hash seed.
     ranking = ["c4", "c3", "c6", "c5", "c2", "c0", "c9", "c7", "c8", "c1"]
@@ -654,6 +673,36 @@ def test_a_dicom_series_is_its_folder(make: Any) -> None:
     assert images(find_cases(root / "p2" / "T1w"), root) == ["p2/T1w"]
     pairs = images(find_cases(root / "p3", modalities=PAIR), root)
     assert pairs == [["p3/DWI", "p3/FLAIR"]]
+
+
+def test_two_words_of_one_contrast_do_not_part_a_patients_scans(make: Any) -> None:
+    root = make("p1_DWI_b1000.nii.gz", "p1_FLAIR.nii.gz", "2_DWI.nii.gz", "2_T2_FLAIR.nii.gz")
+    assert images(find_cases(root, modalities=PAIR), root) == [
+        ["2_DWI.nii.gz", "2_T2_FLAIR.nii.gz"], ["p1_DWI_b1000.nii.gz", "p1_FLAIR.nii.gz"]
+    ]  # fmt: skip
+
+
+def test_points_in_time_called_like_contrasts_stay_apart(make: Any) -> None:
+    """And two that would both do for one are left as they are."""
+    root = make(*(f"p1_T{n}_{m}.nii.gz" for n in (1, 2) for m in PAIR), "q_T1_DWI.nii.gz")
+    make("q_T2_DWI.nii.gz", "q_FLAIR.nii.gz")
+    assert images(find_cases(root, modalities=PAIR), root) == [
+        ["p1_T1_DWI.nii.gz", "p1_T1_FLAIR.nii.gz"], ["p1_T2_DWI.nii.gz", "p1_T2_FLAIR.nii.gz"],
+        [None, "q_FLAIR.nii.gz"], ["q_T1_DWI.nii.gz", None], ["q_T2_DWI.nii.gz", None],
+    ]  # fmt: skip
+
+
+def test_labelled_test_cases_beside_hidden_ones(data_list: Any) -> None:
+    """As a data set's hidden test scans, which data lists name with the others."""
+    hidden = [{"image": "h1.nii"}, "h2.nii"]
+    path = data_list({"training": items(2), "test": [{"image": "a.nii", "label": "m.nii"}, *hidden]})
+    with pytest.warns(ScanWarning, match=r"as they are test cases without a label: h1\.nii, h2\.nii\."):
+        found = find_cases(path, "test", labelled=True)
+    assert names(found) == ["a"]
+    assert [len(files) for files in found.left_out.values()] == [2]
+    assert names(find_cases(path, "test")) == ["a", "h1", "h2"]
+    with pytest.raises(UsageError, match="item 1 of 'test' has no 'label'"):
+        find_cases(data_list({"training": items(2), "test": hidden}), "test", labelled=True)
 
 
 def test_folders_may_say_what_their_files_show(make: Any) -> None:

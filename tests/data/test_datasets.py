@@ -147,6 +147,17 @@ def test_bids_matches_masks_by_session_and_run(tmp_path: Path) -> None:
     assert all(len(of) == 1 for of in folds.values())
 
 
+def test_a_mask_in_the_scans_own_space_comes_before_one_in_another(tmp_path: Path) -> None:
+    root = trees.bids(tmp_path / "set")
+    (own,) = root.rglob("sub-01_ses-2_label-lesion_mask.nii.gz")
+    trees.mask(own.with_name("sub-01_ses-2_space-MNI152_label-lesion_mask.nii.gz"))
+    found = read_bids(root, ("T1w",))
+    assert by_name(found.training)["sub-01_ses-2"]["label"] == str(own)
+    own.unlink()
+    found = read_bids(root, ("T1w",))
+    assert "space-MNI152" in by_name(found.training)["sub-01_ses-2"]["label"]
+
+
 def test_bids_for_acute_scans_pairs_dwi_with_flair(tmp_path: Path) -> None:
     found = read_bids(trees.bids(tmp_path / "set"), ("DWI", "FLAIR"))
     assert all("_dwi." in item["image"][0] and "_FLAIR." in item["image"][1] for item in found.training)

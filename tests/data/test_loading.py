@@ -223,6 +223,17 @@ def test_flair_on_another_grid_is_resampled_linearly(write_scan: Any) -> None:
     assert not image[1][outside].any()
 
 
+def test_where_a_z_scored_flair_does_not_reach_it_is_as_dark_as_its_background(write_scan: Any) -> None:
+    """Its air is below 0: zeros would be grey there."""
+    head = voxels() / 1000
+    head[:3], head[-3:], head[:, :3], head[:, -3:], head[..., :3] = [-0.74] * 5
+    dwi = write_scan("d.nii.gz", voxels())
+    flair = write_scan("f.nii.gz", head[..., :15].astype(np.float32))
+    image = load([str(dwi), str(flair)], PAIR).numpy()
+    np.testing.assert_allclose(image[1][..., :14], head[..., :14], atol=1e-4)
+    assert (image[1][..., 16:] == np.float32(-0.74)).all()
+
+
 def test_missing_modalities_are_zeros(write_scan: Any) -> None:
     dwi, flair = str(write_scan("d.nii.gz", voxels())), str(write_scan("f.nii.gz", voxels()[:, :20]))
     for files in ([dwi, None], [dwi], dwi):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from shared_nets.errors import (
     UsageError,
     WeightsError,
 )
+from shared_nets.inference import segmenter as segmenter_module
 from tests.heads import affine, head, lesion_mask, write
 
 Folders = Mapping[str, Path]
@@ -169,6 +172,34 @@ def test_one_scan_after_the_other_and_after_one_that_failed(
     with pytest.raises(ScanNotFoundError):
         segmenters["xnet"].predict("absent.nii.gz")
     assert_same(segmenters["xnet"].predict(t1), first)
+
+
+def test_threads_get_their_own_scans_masks(
+    segmenters: dict[str, LesionSegmenter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = segmenters["xnet"]
+    scans = [write(tmp_path / f"{n}.nii.gz", head("T1w", lesion_mask(n), n)) for n in (1, 2, 3, 4)]
+    alone = [segmenter.predict(scan) for scan in scans]
+    running = 0
+    run_engine = segmenter_module.run_engine
+
+    def watched(*args: Any) -> None:
+        nonlocal running
+        running += 1
+        assert running == 1
+        time.sleep(0.05)
+        run_engine(*args)
+        running -= 1
+
+    monkeypatch.setattr(segmenter_module, "run_engine", watched)
+    with ThreadPoolExecutor(4) as pool:
+        for found, expected in zip(pool.map(segmenter.predict, scans), alone, strict=True):
+            assert_same(found, expected)
+
+
+def test_an_image_without_an_affine_is_told(segmenters: dict[str, LesionSegmenter]) -> None:
+    with pytest.raises(ScanGeometryError, match="has no affine"):
+        segmenters["xnet"].predict(nib.Nifti1Image(head("T1w", lesion_mask(1), 1), None))
 
 
 def test_bad_scans_are_told_in_our_own_words(

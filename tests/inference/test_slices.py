@@ -177,6 +177,17 @@ def test_noisy_air_is_air(level: float) -> None:
 
 
 @torch.no_grad()
+def test_noisy_air_is_air_where_slices_are_padded_to_the_window() -> None:
+    """The padding is no air: without noise, it would pass all of the noise for head."""
+    torch.manual_seed(3)
+    clean = volume((WINDOW[0], WINDOW[1] - 8, 10), (slice(4, 28), slice(3, 13), slice(0, 5)))
+    noise = 0.05 * torch.randn(2, *clean.shape)
+    network = pixelwise()
+    SliceWindowInferer(WINDOW)(((clean + noise[0]) ** 2 + noise[1] ** 2).sqrt(), network)
+    assert network.windows == 5
+
+
+@torch.no_grad()
 def test_tissue_without_any_air_around_is_not_air() -> None:
     image = 0.3 + 0.7 * torch.rand(1, 1, 32, 24, 4)
     network = pixelwise()
