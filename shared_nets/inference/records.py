@@ -230,7 +230,7 @@ class Records:
     def _check_mask(self, case: Case, record: Case) -> None:
         """Refuse to replace a mask that was drawn or corrected by hand; a killed run's has no record."""
         mask = result_path(self.output_dir, case, MASK_SUFFIX)
-        if not mask.is_file() or not mask.stat().st_size:
+        if not _is_whole(mask):
             return
         made = files.sha256(mask)
         if not record and not is_a_mask_of_ours(mask):
@@ -259,7 +259,7 @@ class Records:
         results = [result_path(self.output_dir, case, suffix) for suffix in SUFFIXES]
         for path in [*results, *map(_sidecar, reversed(results))]:
             try:
-                if path.is_file():
+                if os.path.isfile(path):
                     path.unlink()
             except OSError as error:
                 raise OutputError(f"{path} cannot be removed: {files.reason(error)}") from error
@@ -388,7 +388,7 @@ def _paths_in(record: Case) -> list[str]:
 
 def _is_whole(path: Path) -> bool:
     """Whether a file is there; one with nothing in it was left by a machine that stopped."""
-    return path.is_file() and path.stat().st_size > 0
+    return os.path.isfile(path) and path.stat().st_size > 0  # False too for a name that cannot be
 
 
 def _roots_of(cases: Iterable[Case]) -> list[Path]:
