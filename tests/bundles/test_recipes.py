@@ -27,6 +27,17 @@ def paper(bundles: Folders, trees: Folders, name: str, **settings: Any) -> Confi
     return workflow
 
 
+@pytest.mark.parametrize("recipe", ["paper_train.json", "comparison.json"])
+@pytest.mark.parametrize("name", ["xnet", "cnnres"])
+def test_what_was_chosen_for_the_shipped_weights_is_left_out(
+    bundles: Folders, name: str, recipe: str
+) -> None:
+    """The papers' networks drop no lesion by its probability and average nothing over slices."""
+    configs = [str(bundles[name] / "configs" / file) for file in ("train.json", recipe)]
+    values = ConfigParser.load_config_files(configs)
+    assert (values["peak_threshold"], values["smoothing_mm"], values["mirror"]) == (0, 0, False)
+
+
 def test_xnet_draws_every_slice_alike_and_leaves_it_as_it_is(bundles: Folders, trees: Folders) -> None:
     parser = paper(bundles, trees, "xnet").parser
     names = [type(t).__name__ for t in parser.get_parsed_content("train#random_transforms")]
