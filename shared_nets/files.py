@@ -172,17 +172,16 @@ def held(folder: Path, part: int = 1, parts: int = 1) -> Iterator[None]:
             raise OutputError(
                 f"{folder} is being written by another run: wait, or choose another output folder."
             ) from error
-        except NotImplementedError:
-            _warn_of_no_locks(folder)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
-            _warn_of_no_locks(folder)
+        except (NotImplementedError, OSError) as error:
+            _raise_unless_no_locks(folder, error)
+            warnings.warn(f"{folder} cannot be locked: let no second run write there.", stacklevel=2)
         yield
 
 
-def _warn_of_no_locks(folder: Path) -> None:
-    warnings.warn(f"{folder} cannot be locked: let no second run write there.", stacklevel=4)
+def _raise_unless_no_locks(folder: Path, error: Exception) -> None:
+    """Tell why a folder cannot be written, if it is not that its file system has no locks."""
+    if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+        raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
 
 
 @contextmanager
@@ -200,11 +199,9 @@ def in_turn(folder: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             turns.mkdir(exist_ok=True)
-            with suppress(NotImplementedError):  # no locks here, which held() tells
-                stack.enter_context(FileLock(turns / "turn"))
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
+            stack.enter_context(FileLock(turns / "turn"))
+        except (NotImplementedError, OSError) as error:
+            _raise_unless_no_locks(folder, error)  # where there are none, held() has warned
         yield
 
 
