@@ -99,11 +99,7 @@ def bundles_to_serve(folder: Path, models: str) -> tuple[dict[str, str], list[st
 
 
 def _check(bundle: Path, target: Path) -> None:
-    for part in ("configs/inference.json", "configs/metadata.json", CURRENT):
-        if not (bundle / part).is_file():
-            raise UsageError(
-                f"{bundle} is no bundle with weights ({part} is missing): name a bundle's folder."
-            )
+    check_parts(bundle, "to serve", ("configs/inference.json", "configs/metadata.json", CURRENT))
     for task in OTHER_TASKS:
         if task in bundle.name.lower():
             raise UsageError(

@@ -56,7 +56,7 @@ def test_what_another_server_trained_on_stays_there(bundles: Mapping[str, Path],
 
 def test_what_the_server_would_stumble_over_is_told(bundles: Mapping[str, Path], tmp_path: Path) -> None:
     app = tmp_path / "app"
-    with pytest.raises(UsageError, match=r"is no bundle with weights \(configs/inference.json is missing\)"):
+    with pytest.raises(UsageError, match=r"is no bundle to serve \(configs/inference.json is missing\)"):
         prepare_app(app, [tmp_path])
     with pytest.raises(UsageError, match="takes a bundle with 'detection' in its name for another task"):
         prepare_app(app, [of_version(bundles["xnet"], None, tmp_path / "lesion_Detection")])
