@@ -59,10 +59,11 @@ def timed(model: str, scans: list[Path]) -> tuple[list[float], list[float]]:
         total += time.perf_counter() - start
         return output
 
-    def noted(*inputs: Any) -> None:
-        run_engine(*inputs)
+    def noted(*inputs: Any) -> Any:
+        finished = run_engine(*inputs)
         ends.append(time.perf_counter())
         spent.append(total)
+        return finished
 
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from shared_nets.errors import OutputError, UsageError
@@ -142,6 +144,32 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """
+    Write JSON that every reader takes: what is not a number is null, what JSON has no kind for its text.
+
+    Args:
+        path: the file; one of the same name is replaced.
+        content: what it shall hold.
+
+    Raises:
+        OutputError: see `write_bytes`.
+    """
+    text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    write_text(path, f"{text}\n")
+
+
+def plain(value: Any) -> Any:
+    """The value with NaN and infinity as None and NumPy's numbers as Python's, in lists and mappings too."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

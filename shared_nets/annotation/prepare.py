@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared_nets.bundles import NOT_PASSED_ON, check_parts
 from shared_nets.errors import UsageError
-from shared_nets.files import new_folder, write_bytes
+from shared_nets.files import new_folder, write_text
 from shared_nets.release.versions import check_version
 from shared_nets.release.weights import CURRENT
 
@@ -58,7 +58,7 @@ def prepare_app(app_dir: str | Path, bundles: Sequence[str | Path]) -> Path:
                     shutil.copytree(bundle / name, part / name, ignore=ignore)
                 elif (bundle / name).is_file():
                     shutil.copy2(bundle / name, part / name)
-    write_bytes(app_dir / "main.py", MAIN.encode())
+    write_text(app_dir / "main.py", MAIN)
     return app_dir
 
 

@@ -93,7 +93,7 @@ def experiment(
     from shared_nets.evaluation import summarise, summary_text
     from shared_nets.experiments.crossvalidation import Experiment
     from shared_nets.experiments.tables import means, scores
-    from shared_nets.files import in_turn, write_bytes
+    from shared_nets.files import in_turn, write_text
 
     silent = {"quiet": quiet, "debug": debug}
     one = Experiment(folder, data, output, recipes, settings, weights.value, evaluate_on.value, silent)
@@ -103,7 +103,7 @@ def experiment(
         summary = summarise(cases)
         tables = {f"metrics{one.suffix}.csv": cases, f"summary{one.suffix}.csv": summary}
         for name, content in tables.items():
-            write_bytes(output / name, content.to_csv(index=False).encode())
+            write_text(output / name, content.to_csv(index=False))
     print(summary_text(summary))
     if scoring is Scoring.paper:
         rules = model.value

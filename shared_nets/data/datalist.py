@@ -18,7 +18,7 @@ from shared_nets.data.datasets import Found, Item, as_list
 from shared_nets.data.loading import read_grid, read_mask
 from shared_nets.data.splits import FOLDS, folds_of, parts_of, read_fold, unshuffled_folds
 from shared_nets.errors import ScanNotFoundError, StrokeSegError, UsageError
-from shared_nets.files import write_bytes
+from shared_nets.files import write_text
 
 Split = Callable[[Sequence[Item]], dict[str, Any]]
 
@@ -208,7 +208,7 @@ def write_data_list(path: Path, sections: Mapping[str, Sequence[Item]], descript
     for name, items in sections.items():
         lines = ",\n".join("  " + json.dumps(item, ensure_ascii=False) for item in items)
         parts.append(f'"{name}": [\n{lines}\n ]')
-    write_bytes(path, ("{\n " + ",\n ".join(parts) + "\n}\n").encode())
+    write_text(path, "{\n " + ",\n ".join(parts) + "\n}\n")
     return path
 
 

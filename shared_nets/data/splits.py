@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from shared_nets.data.names import Case, subject_of
 from shared_nets.errors import UsageError, few
 
@@ -26,7 +28,9 @@ def shuffled(subjects: Sequence[str], seed: int) -> list[str]:
         subjects: in any order; repeats count once.
         seed: another one gives another order.
     """
-    return sorted(set(subjects), key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).hexdigest())
+    # A name that is no UTF-8, as of an old disk, counts by its bytes.
+    names = {s: f"{seed}:{s}".encode(errors="surrogateescape") for s in subjects}
+    return sorted(names, key=lambda s: hashlib.sha256(names[s]).hexdigest())
 
 
 def folds_of(subjects: Mapping[str, str], folds: int, seed: int) -> dict[str, int]:
@@ -66,9 +70,8 @@ def unshuffled_folds(subjects: Sequence[str], folds: int) -> dict[str, int]:
     """
     names = sorted(set(subjects))
     check_enough(len(names), folds)
-    size, more = divmod(len(names), folds)
-    ends = [size * (fold + 1) + min(fold + 1, more) for fold in range(folds)]
-    return {name: next(f for f, end in enumerate(ends) if i < end) for i, name in enumerate(names)}
+    parts = np.array_split(np.arange(len(names)), folds)
+    return {names[index]: fold for fold, part in enumerate(parts) for index in part}
 
 
 def parts_of(subjects: Sequence[str], sizes: tuple[int, int, int], seed: int) -> dict[str, str]:

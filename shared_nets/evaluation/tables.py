@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import inf
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
+from scipy.stats import bootstrap
 
 from shared_nets.arrays import as_array
 from shared_nets.errors import ScanMismatchError, ScanNotFoundError, UsageError
@@ -22,7 +22,7 @@ from shared_nets.evaluation.metrics import (
     case_metrics,
     reference_lesions,
 )
-from shared_nets.files import write_bytes
+from shared_nets.files import write_json, write_text
 
 FOUND, MISSED = "found_ml", "missed_ml"
 """Columns with the volumes in mL of the reference's lesions that were found and missed, space between."""
@@ -229,7 +229,7 @@ def write_summary(table_csv: str | Path, output_csv: str | Path, **options: Any)
         summary = summarise(cases, **options)
     except UsageError as error:
         raise UsageError(f"{table_csv}: {error}") from error
-    write_bytes(output_csv, summary.to_csv(index=False).encode())
+    write_text(output_csv, summary.to_csv(index=False))
     return summary
 
 
@@ -246,7 +246,7 @@ def tell_summary(
             ``Weights``, its SHA-256 as ``WeightsSHA256``.
     """
     if evaluated is not None:  # before the summary, which is never there without it
-        write_bytes(Path(output_csv).with_name(EVALUATION), f"{json.dumps(evaluated, indent=2)}\n".encode())
+        write_json(Path(output_csv).with_name(EVALUATION), evaluated)
     print(summary_text(write_summary(table_csv, output_csv)))
     print(f"Summary: {Path(output_csv).resolve()}")
 
@@ -321,12 +321,18 @@ def interval(
         ``ci_low`` and ``ci_high``, NaN when fewer than two cases have a denominator.
     """
     parts, wholes = parts[wholes > 0], wholes[wholes > 0]
-    n = len(parts)
-    if n < 2:
+    if len(parts) < 2:
         return {"ci_low": np.nan, "ci_high": np.nan}
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(0, n, n) for _ in range(resamples))
-    low, high = np.percentile([parts[draw].sum() / wholes[draw].sum() for draw in draws], [2.5, 97.5])
+    low, high = bootstrap(
+        (parts, wholes),
+        lambda p, w, axis: p.sum(axis) / w.sum(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=resamples,
+        batch=1000,  # all at once would take gigabytes for a large cohort
+        random_state=np.random.default_rng(seed),
+    ).confidence_interval
     return {"ci_low": float(low), "ci_high": float(high)}
 
 

@@ -24,7 +24,7 @@ from shared_nets.data.datalist import relative_to
 from shared_nets.data.names import Case
 from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError
 from shared_nets.evaluation import read_cases
-from shared_nets.files import held, sha256, write_bytes
+from shared_nets.files import held, sha256, write_json
 from shared_nets.inference.cohort import SUMMARY
 from shared_nets.release.weights import save_weights
 from shared_nets.training.record import environment
@@ -216,7 +216,7 @@ class Experiment:
             differ = [key for key in settings if known[key] != settings[key]]
             if not differ:
                 if known != before:
-                    write_bytes(path, json.dumps(known, indent=1).encode())
+                    write_json(path, known)
                 return
             if any(
                 any(self.output.glob(f"fold[0-9]*/{name}")) for name in ("models/last.ckpt", "trained.json")
@@ -227,7 +227,7 @@ class Experiment:
                     f"--output, or repeat its settings (experiment.json) to go on with it."
                 )
             self.forget()
-        write_bytes(path, json.dumps({**settings, **environment()}, indent=1).encode())
+        write_json(path, {**settings, **environment()})
 
     def forget(self) -> None:
         """
@@ -251,7 +251,7 @@ class Experiment:
         checkpoint = folder / "models" / "last.ckpt"
         workflow = self.workflow([], fold, output_dir=plain_path(folder), resume=checkpoint.is_file())
         # What is trained, with all settings in place.
-        write_bytes(folder / "config.json", json.dumps(workflow.parser.get(), indent=1).encode())
+        write_json(folder / "config.json", workflow.parser.get())
         start = time.monotonic()
         epochs = read_last(checkpoint)["trainer"]["epoch"] if checkpoint.is_file() else 0
         if epochs < workflow.parser.get_parsed_content("max_epochs"):
@@ -264,7 +264,7 @@ class Experiment:
             "batch": workflow.parser.get_parsed_content("scans_per_batch")
             * workflow.parser.get_parsed_content("slices_per_scan"),
         }
-        write_bytes(folder / "trained.json", json.dumps(trained).encode())
+        write_json(folder / "trained.json", trained)
 
     def evaluate(self, fold: int, weights: Path | None = None, name: str = "evaluation") -> Path:
         """

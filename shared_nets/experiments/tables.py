@@ -20,7 +20,7 @@ from shared_nets import networks
 from shared_nets.errors import UsageError, few
 from shared_nets.experiments.crossvalidation import Experiment
 from shared_nets.experiments.methods import Method
-from shared_nets.files import write_bytes
+from shared_nets.files import write_text
 
 OVERLAPS = ("dice", "iou", "precision", "recall")
 ROUNDS = 5
@@ -246,9 +246,9 @@ def write_table(rows: pd.DataFrame, output: Path, title: str, notes: Sequence[st
     Raises:
         OutputError: if a file cannot be written.
     """
-    write_bytes(output.with_suffix(".csv"), rows.to_csv(index=False).encode())
+    write_text(output.with_suffix(".csv"), rows.to_csv(index=False))
     text = "\n\n".join([f"# {title}", *notes, markdown(rows)]) + "\n"
-    write_bytes(output.with_suffix(".md"), text.encode())
+    write_text(output.with_suffix(".md"), text)
 
 
 def markdown(rows: pd.DataFrame) -> str:

@@ -31,10 +31,10 @@ from shared_nets.errors import (
     own_error,
     scan_warnings,
 )
-from shared_nets.files import held, in_turn
+from shared_nets.files import held, in_turn, plain, write_json
 from shared_nets.inference.engine import Case, run_engine
 from shared_nets.inference.outputs import LesionWriter, make_output_folder, write_table
-from shared_nets.inference.records import NOTICE, Records, Result, plain, software, write_json
+from shared_nets.inference.records import NOTICE, Records, Result, software
 from shared_nets.inference.report import write_report
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
 from shared_nets.inference.tables import COMPONENT_COLUMNS, Row, measured_rows, write_scan_table
@@ -249,8 +249,7 @@ class Cohort:
             if earlier is not None:
                 return earlier
             start = time.perf_counter()
-            finished: Case = {}
-            run_engine(self.evaluator, case, finished.update)
+            finished = run_engine(self.evaluator, case)
             return Segmented(finished, odd, loading + time.perf_counter() - start, inputs)
         except Exception as error:
             return self._failure(index, error, loading + time.perf_counter() - start)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +22,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import numpy as np
 from monai.transforms import Compose
 from torch import Tensor
 
@@ -160,9 +158,9 @@ class Records:
         }
         for suffix in self.writer.suffixes:
             if suffix.endswith(".nii.gz") and suffix != MASK_SUFFIX:
-                write_json(_sidecar(result_path(self.output_dir, case, suffix)), about)
+                files.write_json(_sidecar(result_path(self.output_dir, case, suffix)), about)
         about["MaskSHA256"] = files.sha256(result_path(self.output_dir, case, MASK_SUFFIX))
-        write_json(self._path(case), about | {"Result": result.row, "Lesions": result.lesions})
+        files.write_json(self._path(case), about | {"Result": result.row, "Lesions": result.lesions})
 
     def check_dataset(self, cases: Iterable[Case]) -> None:
         """
@@ -209,7 +207,7 @@ class Records:
             "SourceDatasets": [{"URL": uri} for uri in links.values()],
             "DatasetLinks": links,
         }
-        write_json(self.output_dir / DESCRIPTION, description)
+        files.write_json(self.output_dir / DESCRIPTION, description)
         files.write_text(self.output_dir / ".bidsignore", _BIDS_IGNORE)
 
     def _path(self, case: Case) -> Path:
@@ -327,32 +325,6 @@ def _line(thing: Any) -> str:
         return repr(thing)
     told = {key: value for key, value in vars(thing).items() if key[0] != "_" and key not in _CHANGES_NOTHING}
     return f"{type(thing).__name__}({', '.join(f'{key}={_line(value)}' for key, value in told.items())})"
-
-
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """
-    Write JSON that every reader takes: what is not a number is null.
-
-    Args:
-        path: the file.
-        content: what it shall hold.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    text = json.dumps(plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    files.write_text(path, f"{text}\n")
-
-
-def plain(value: Any) -> Any:
-    """The value with NaN and infinity as None, in lists and mappings too."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _made_by(bundle_root: Path, weights: Path) -> dict[str, Any]:

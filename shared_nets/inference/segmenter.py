@@ -156,11 +156,10 @@ class LesionSegmenter:
         if image is None and self.model is not Model.cnnres:
             raise UsageError("dwi= and flair= go with cnnres: give a T1 scan as image.")
         given = [dwi, flair] if image is None else image
-        finished: dict[str, Any] = {}
         with _own_errors():
             case = self.preprocessing({"image": _as_paths(given), "name": "scan"})
             with self._one_at_a_time:
-                run_engine(self.evaluator, case, finished.update)
+                finished = run_engine(self.evaluator, case)
         mask, probability = finished["pred"], finished["probability"]
         scan = given if not isinstance(given, (list, tuple)) else next(s for s in given if s is not None)
         if isinstance(scan, MetaTensor):

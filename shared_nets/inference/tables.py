@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from shared_nets.inference.lesions import head_midline, measure_lesions
+from shared_nets.files import plain
+from shared_nets.inference.lesions import Lesion, head_midline, measure_lesions
 from shared_nets.inference.outputs import write_table
-from shared_nets.inference.records import plain
 
 Row = dict[str, Any]
 
@@ -23,17 +24,7 @@ LAST_COLUMNS = (
     "centroid_z_mm",
     "mean_probability",
 )
-COMPONENT_COLUMNS = (
-    "scan",
-    "lesion",
-    "volume_ml",
-    "side",
-    "centroid_x_mm",
-    "centroid_y_mm",
-    "centroid_z_mm",
-    "mean_probability",
-    "max_probability",
-)
+COMPONENT_COLUMNS = ("scan", *(column.name for column in fields(Lesion)))
 # mL to the microlitre, tenths of a millimetre, probabilities to four digits.
 _DIGITS = {"ml": 3, "mm": 1, "probability": 4}
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from shared_nets.bundles import NOT_PASSED_ON, check_parts, read_inference_config, read_metadata
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.evaluation.tables import EVALUATION, count_text, interval_text, number
-from shared_nets.files import new_folder, write_bytes
+from shared_nets.files import new_folder, write_json, write_text
 from shared_nets.release.archive import PARTS
 from shared_nets.release.exports import bundle_network, describe
 from shared_nets.release.weights import (
@@ -104,9 +104,9 @@ def share_weights(
             "provenance": {"configs": start, "weights_file_sha256": sha256(weights)},
             "eval_metrics": _metrics(summary),
         }
-        write_bytes(part / "configs" / "metadata.json", (json.dumps(metadata, indent=4) + "\n").encode())
-        write_bytes(part / "docs" / "README.md", _card(bundle, metadata, summary, checked).encode())
-        write_bytes(part / "docs" / "data_license.txt", f"As stated by {authors}:\n\n{data}\n".encode())
+        write_json(part / "configs" / "metadata.json", metadata)
+        write_text(part / "docs" / "README.md", _card(bundle, metadata, summary, checked))
+        write_text(part / "docs" / "data_license.txt", f"As stated by {authors}:\n\n{data}\n")
     return output
 
 

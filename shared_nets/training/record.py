@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import torch
 from shared_nets import __version__
 from shared_nets.bundles import config_of
 from shared_nets.errors import UsageError, few
-from shared_nets.files import read_json, write_bytes
+from shared_nets.files import read_json, write_json
 
 PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scipy")
 
@@ -43,7 +42,7 @@ def record_run(
         _check_cases(path, cases)
     config = config_of(sys.argv)
     content = {"command": sys.argv, "config": config, "seed": seed, **environment(), "cases": cases}
-    write_bytes(path, json.dumps(content, indent=1, default=str).encode())
+    write_json(path, content)
 
 
 def _check_cases(path: Path, cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ntpath
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -335,6 +336,17 @@ def test_masks_that_cannot_be_used_are_left_out_and_named(
     line = next(line for line in text.splitlines() if "p2" in line)
     assert line.startswith("left out: ")
     assert told in line
+
+
+def test_a_name_that_is_no_utf_8_is_listed_and_found_again(tmp_path: Path) -> None:
+    for path in trees.loose(tmp_path).glob("p2_*"):
+        path.rename(tmp_path / os.fsdecode(b"M\xfcller" + path.name.removeprefix("p2").encode()))
+    make_data_list(read_folder(tmp_path), tmp_path / "list.json", folds=2, quiet=True)
+    sections = ("training", "validation")
+    cases = [case for name in sections for case in find_cases(str(tmp_path / "list.json"), name, fold=1)]
+    assert len(cases) == 5
+    assert all(Path(case["image"]).is_file() for case in cases)
+    assert os.fsdecode(b"M\xfcller_T1w") in by_name(cases)
 
 
 def test_folds_that_do_not_work_out_tell_what_was_left_out(tmp_path: Path) -> None:

@@ -183,13 +183,14 @@ def test_threads_get_their_own_scans_masks(
     running = 0
     run_engine = segmenter_module.run_engine
 
-    def watched(*args: Any) -> None:
+    def watched(*args: Any) -> dict[str, Any]:
         nonlocal running
         running += 1
         assert running == 1
         time.sleep(0.05)
-        run_engine(*args)
+        finished = run_engine(*args)
         running -= 1
+        return finished
 
     monkeypatch.setattr(segmenter_module, "run_engine", watched)
     with ThreadPoolExecutor(4) as pool:
