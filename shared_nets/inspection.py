@@ -18,6 +18,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -300,13 +301,9 @@ def is_known_component(name: str) -> bool:
     return _is_in_known_package(getattr(found, "__module__", None) or "")
 
 
-_locator: list[ComponentLocator] = []
-
-
+@cache
 def _components() -> ComponentLocator:
-    if not _locator:
-        _locator.append(ComponentLocator())
-    return _locator[0]
+    return ComponentLocator()
 
 
 def _resolve(name: str) -> Any:

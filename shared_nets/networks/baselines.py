@@ -92,7 +92,7 @@ class PSPNet(nn.Module):
         self.in_channels = in_channels
         self.backbone = DilatedResNet50(in_channels, stride=8)
         self.pyramid = nn.ModuleList(
-            nn.Sequential(RegionMeans(regions), conv_norm_relu(2048, 512, kernel_size=1))
+            nn.Sequential(nn.AdaptiveAvgPool2d(regions), conv_norm_relu(2048, 512, kernel_size=1))
             for regions in (1, 2, 3, 6)
         )
         self.fuse = conv_norm_relu(2048 + 4 * 512, 512)
@@ -139,7 +139,7 @@ class DeepLabV3Plus(nn.Module):
             [
                 conv_norm_relu(2048, 256, kernel_size=1),
                 *(conv_norm_relu(2048, 256, dilation=rate) for rate in (6, 12, 18)),
-                nn.Sequential(RegionMeans(1), conv_norm_relu(2048, 256, kernel_size=1)),
+                nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm_relu(2048, 256, kernel_size=1)),
             ]
         )
         self.fuse = conv_norm_relu(5 * 256, 256, kernel_size=1)
@@ -259,22 +259,6 @@ class DilatedResNet50(nn.Module):
         """``(N, in, H, W)`` to ``(N, 256, H/4, W/4)`` and ``(N, 2048, H/stride, W/stride)``."""
         shallow = self.layer1(self.stem(x))
         return shallow, self.layer4(self.layer3(self.layer2(shallow)))
-
-
-class RegionMeans(nn.Module):
-    """Means over a grid of regions, ``(N, C, H, W)`` to ``(N, C, regions, regions)``."""
-
-    def __init__(self, regions: int) -> None:
-        """
-        Args:
-            regions: regions along each side.
-        """
-        super().__init__()
-        self.regions = regions
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, C, regions, regions)``."""
-        return F.adaptive_avg_pool2d(x, self.regions)
 
 
 def dilate(layer: nn.Sequential, dilation: int) -> None:

@@ -24,14 +24,18 @@ What gives a scene its contrast: image ``(channels, planes, rows, columns)`` and
 ``(planes, rows, columns)``; `t1_contrast` and `acute_contrast` are two.
 """
 
+TISSUES = ("outside the brain", "fluid", "grey matter", "white matter", "lateral ventricle")
+"""What the values of ``tissue``, from 0 on, stand for."""
+FLUID, VENTRICLE = TISSUES.index("fluid"), TISSUES.index("lateral ventricle")
+
 
 class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
     """
     An endless stream of simulated slices, the same for the same seed.
 
     Yields dicts of ``image`` ``(channels, rows, columns)``, 0–1, and ``label`` ``(1, rows, columns)``,
-    0 or 1, both float32, and ``tissue`` ``(rows, columns)``, uint8: 0 outside the brain, 1 fluid, 2 grey
-    and 3 white matter, 4 lateral ventricle, as they would be without lesion. Rows run towards anterior,
+    0 or 1, both float32, and ``tissue`` ``(rows, columns)``, uint8, one of `TISSUES`, as they would be
+    without lesion. Rows run towards anterior,
     columns towards the right. They are made on the device of the anatomy's maps; random numbers come from
     NumPy, so that a seed gives the same slices on every device, to rounding.
     """
@@ -138,7 +142,7 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
 
 
 def _most(scene: Scene) -> Tensor:
-    """Which of outside, fluid, grey matter, white matter and ventricle each pixel is mostly."""
+    """Which of `TISSUES` each pixel is mostly."""
     tissues, ventricle = scene.tissues.mean(1), scene.ventricle.mean(0)
     fluid = (tissues[CSF] - ventricle).clip(0)
     parts = [1 - tissues.sum(0), fluid, tissues[GREY], tissues[WHITE], ventricle]

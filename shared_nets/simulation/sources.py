@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from shared_nets.data.datasets import files_of
+from shared_nets.data.names import NIFTI_SUFFIXES
 from shared_nets.errors import ScanNotFoundError, UsageError
 from shared_nets.simulation.anatomy import Anatomy, icbm_anatomy, scan_anatomy
 from shared_nets.simulation.lesions import LesionShape, read_masks
@@ -47,14 +49,13 @@ def held_out_masks(folder: Path) -> list[Path]:
 
 def nifti_masks(folder: Path) -> list[Path]:
     """
-    The NIfTI files of a folder and its subfolders, in order of their names.
+    The NIfTI files of a folder and its subfolders, in order of their names; hidden ones, as macOS leaves
+    beside each, are none.
 
     Raises:
         ScanNotFoundError: if there is no such folder.
     """
-    if not folder.is_dir():
-        raise ScanNotFoundError(f"{folder} is no folder: name the folder with the stroke masks.")
-    return sorted(path for path in folder.rglob("*") if path.name.endswith((".nii", ".nii.gz")))
+    return [path for path in files_of(folder) if path.name.lower().endswith(NIFTI_SUFFIXES)]
 
 
 def anatomies_of(folder: Path | None) -> list[Anatomy]:

@@ -41,7 +41,8 @@ from shared_nets.simulation import (
     t1_contrast,
     training_masks,
 )
-from shared_nets.training.pretraining_losses import TISSUE_WEIGHT, TISSUES, detection_loss, tissue_loss
+from shared_nets.simulation.slices import TISSUES
+from shared_nets.training.pretraining_losses import TISSUE_WEIGHT, detection_loss, tissue_loss
 from shared_nets.training.processes import loader_workers, local_device
 from shared_nets.training.speed import prepared
 
@@ -283,7 +284,7 @@ class Run:
             load_into(self.network, pretrained)
         # Tissues are learned beside the lesion, from the last features, and not shipped.
         self.head = cast(nn.Conv2d, self.network.head)
-        self.tissue_head = nn.Conv2d(self.head.in_channels, TISSUES, kernel_size=1).to(self.device)
+        self.tissue_head = nn.Conv2d(self.head.in_channels, len(TISSUES), kernel_size=1).to(self.device)
         prepared(self.network.to(self.device), self.device)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
         self.half = half_pays(self.device)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-TISSUES = 5
-"""Outside, fluid, grey matter, white matter, ventricle."""
-FLUID = 1
-VENTRICLE = 4
+from shared_nets.simulation.slices import FLUID, VENTRICLE
+
 TISSUE_WEIGHT = 0.3
 """Of the tissues' cross entropy, beside 4 of the lesion's."""
 FLUID_WEIGHT = 2.0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shared_nets import DeepLabV3Plus, DenseUNet2D, PSPNet, SegNet
-from shared_nets.networks.baselines import DilatedResNet50, RegionMeans, pool, unpool
+from shared_nets.networks.baselines import DilatedResNet50, pool, unpool
 from tests.networks.base import NetworkTests
 
 
@@ -67,12 +67,6 @@ def test_dilation_sees_what_strides_would_have_seen() -> None:
         first.conv2.dilation = first.conv2.padding = (1, 1)
         _, deep = dilated(x)
     torch.testing.assert_close(deep[:, :, ::2, ::2], strided, rtol=1e-4, atol=1e-4)
-
-
-def test_region_means_by_hand() -> None:
-    x = torch.arange(16.0).reshape(1, 1, 4, 4)
-    assert RegionMeans(2)(x).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
-    assert RegionMeans(1)(x).item() == 7.5
 
 
 @pytest.mark.parametrize("size", [(4, 6), (3, 5), (1, 1)])

@@ -14,6 +14,7 @@ from tests.simulation import heads
 def test_every_fifth_mask_is_kept_for_testing(tmp_path: Path) -> None:
     for i in range(6):
         heads.save_ball(tmp_path / f"site{i % 2}" / f"mask{i}.nii.gz", radius_mm=8.0 + i)
+    (tmp_path / "site0" / "._mask0.nii.gz").write_bytes(b"what macOS leaves beside a file")
     # In order: site0/mask0 (kept), 2, 4, site1/mask1, 3, 5 (kept).
     found = sorted(round((shape.volume_ml * 750 / 3.14159) ** (1 / 3)) for shape in training_masks(tmp_path))
     assert found == [9, 10, 11, 12]
@@ -21,7 +22,7 @@ def test_every_fifth_mask_is_kept_for_testing(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_masks_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ScanNotFoundError, match=r"gone is no folder"):
+    with pytest.raises(ScanNotFoundError, match=r"gone is not there"):
         training_masks(tmp_path / "gone")
     with pytest.raises(ScanNotFoundError, match=r"no stroke masks to train on \(0 NIfTI files"):
         training_masks(tmp_path)
