@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
+NOTICE = "Research use only, not a medical device."
 __all__ = [
     "CNNRes",
     "DeepLabV3Plus",

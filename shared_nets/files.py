@@ -127,6 +127,30 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def make_output_folder(folder: str | Path) -> Path:
+    """
+    Create the folder if need be, and make sure that files can be written into it.
+
+    Args:
+        folder: where results go.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: if it cannot be created or written into.
+    """
+    folder = Path(folder)
+    probe = _part_of(folder / "probe")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
+    return folder
+
+
 def _part_of(path: Path) -> Path:
     """A new name in the same folder, since only a rename within one file system is a single step."""
     return path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.part")

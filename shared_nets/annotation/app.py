@@ -12,10 +12,11 @@ from monailabel.tasks.activelearning.random import Random
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.tasks.train.bundle import BundleTrainTask
 
+from shared_nets import NOTICE
 from shared_nets.annotation.prepare import bundles_to_serve
 from shared_nets.annotation.uncertainty import MostUncertain, UncertaintyScoring
 
-DESCRIPTION = "Stroke lesions on brain MRI. Research use only, not a medical device."
+DESCRIPTION = f"Stroke lesions on brain MRI. {NOTICE}"
 
 
 class TrainTask(BundleTrainTask):

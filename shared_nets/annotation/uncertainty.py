@@ -30,7 +30,7 @@ class UncertaintyScoring(ScoringMethod):
     """
 
     def __init__(self, key: str, task: Any) -> None:
-        super().__init__("How unsure the network is of its mask: 0, none disagree, to 1")
+        super().__init__("How unsure the network is of its mask, from 0 (sure) to 1")
         self.key = key
         self.task = task
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from shared_nets import __version__
+from shared_nets import NOTICE, __version__
 from shared_nets.cli import (
     datalist,
     experiments,
@@ -25,7 +25,7 @@ from shared_nets.cli import (
 from shared_nets.errors import causes, tell_errors_in_words
 
 app = typer.Typer(
-    help="Stroke lesions on brain MRI. Research use only, not a medical device.",
+    help=f"Stroke lesions on brain MRI. {NOTICE}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -58,7 +58,7 @@ def common(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Stroke lesions on brain MRI. Research use only, not a medical device."""
+    """What stands before a command."""
 
 
 def main() -> None:

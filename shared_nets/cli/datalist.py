@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from shared_nets.bundles import MODALITIES, Model
+from shared_nets.cli.options import Debug
 from shared_nets.errors import UsageError, tell_errors_in_words
 
 app = typer.Typer(
@@ -31,7 +32,6 @@ Check = Annotated[
     bool, typer.Option("--check/--no-check", help="Read every mask: leave out unusable ones, tell volumes.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 ModelOption = Annotated[
     Model, typer.Option(case_sensitive=False, help="xnet reads T1; cnnres DWI and FLAIR.")
 ]

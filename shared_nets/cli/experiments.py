@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from shared_nets.bundles import Model, bundle_folder, plain_path
+from shared_nets.cli.options import Debug
 from shared_nets.errors import UsageError, tell_errors_in_words
 from shared_nets.experiments.methods import BUNDLES, METHODS, Comparison
 
@@ -51,7 +52,6 @@ Folds = Annotated[
     typer.Option("--fold", help="Train this fold only; tables are of all that are finished. Repeatable."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 WeightsOption = Annotated[
     Weights,
     typer.Option(help="Evaluated: of the last epoch, or of the best epoch on the same fold, which flatters."),

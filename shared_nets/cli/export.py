@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shared_nets.cli.options import Debug
 from shared_nets.errors import tell_errors_in_words
 
 
@@ -16,7 +17,7 @@ def export(
     weights: Annotated[
         Path | None, typer.Option(help="Other weights than the bundle's models/model.pt.")
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """
     Write a bundle's network for another runtime: TorchScript, ONNX or OpenVINO.

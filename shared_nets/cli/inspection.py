@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shared_nets.cli.options import Debug
 from shared_nets.errors import tell_errors_in_words
 
 
@@ -14,7 +15,7 @@ def inspect(
     bundle: Annotated[
         Path, typer.Argument(help="The folder of a bundle, downloaded and unpacked, not yet run.")
     ],
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """
     List what a bundle would run, before it runs.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shared_nets.bundles import Model, bundle_folder
+from shared_nets.cli.options import Debug
 from shared_nets.errors import tell_errors_in_words
 
 app = typer.Typer(help="The bundles in MONAI Label (3D Slicer, OHIF).", no_args_is_help=True)
@@ -24,7 +25,7 @@ def prepare(
     bundle: Annotated[
         list[Path] | None, typer.Option(help="Bundle folder, as often as you like; by default both of ours.")
     ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """
     Make a folder that MONAI Label's server starts from, with a copy of the bundles in it.

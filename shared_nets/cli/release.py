@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from shared_nets.bundles import Model, bundle_folder
+from shared_nets.cli.options import Debug
 from shared_nets.errors import tell_errors_in_words
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def release(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shared_nets.bundles import Model
+from shared_nets.cli.options import Debug
 from shared_nets.errors import tell_errors_in_words
 
 
@@ -41,7 +42,7 @@ def simulate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same cases.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """
     Write simulated cases: real stroke masks painted into real anatomy, as a tree with a data list.

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
+from shared_nets.cli.options import Debug
 from shared_nets.errors import tell_errors_in_words
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 app = typer.Typer(help="Weight files.", no_args_is_help=True)
 

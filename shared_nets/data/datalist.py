@@ -10,12 +10,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from shared_nets.affine import voxel_ml
 from shared_nets.data.checks import check_same_grid
-from shared_nets.data.datasets import Found, Item, as_list
+from shared_nets.data.datasets import Found, Item
 from shared_nets.data.loading import read_grid, read_mask
+from shared_nets.data.names import first_path
 from shared_nets.data.splits import FOLDS, folds_of, parts_of, read_fold, unshuffled_folds
 from shared_nets.errors import ScanNotFoundError, StrokeSegError, UsageError
 from shared_nets.files import write_text
@@ -134,10 +136,10 @@ def lesion_ml(item: Item) -> float:
     Raises:
         StrokeSegError: if the scan cannot be read, or a mask cannot be used or lies on another grid.
     """
-    scan = str(next(path for path in as_list(item["image"]) if path))
+    scan = first_path(item["image"])
     affine, shape = read_grid(scan)
     merged: Any = 0
-    for path in as_list(item["label"]):
+    for path in ensure_tuple(item["label"]):
         mask = read_mask(str(path))
         check_same_grid(mask.affine, mask.array.shape[1:], str(path), affine, shape, scan)
         merged = merged | (mask.array != 0)

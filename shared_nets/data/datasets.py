@@ -12,7 +12,15 @@ from typing import Any
 
 from shared_nets.data.bids import read_sidecar, scans_of_dataset
 from shared_nets.data.cases import find_cases
-from shared_nets.data.names import MAPS, SCAN_SUFFIXES, case_name, modality_of, stem_of, subject_of
+from shared_nets.data.names import (
+    MAPS,
+    SCAN_SUFFIXES,
+    case_name,
+    first_path,
+    modality_of,
+    stem_of,
+    subject_of,
+)
 from shared_nets.errors import ScanNotFoundError, UsageError
 from shared_nets.files import read_json
 
@@ -236,7 +244,7 @@ def read_bids(folder: Path, modalities: Sequence[str] = ("T1w",)) -> Found:
     masks = drawn_by_readers(filter(is_lesion_mask, files), found)
     used: set[Path] = set()
     for case in find_cases([str(p) for p in scans], "test", modalities, labelled=False):
-        first = Path(next(p for p in as_list(case["image"]) if p))
+        first = Path(first_path(case["image"]))
         labels = [mask for mask in masks if goes_with(mask, first)]
         used |= set(labels)
         # One brought to another space as well lies on that space's grid.
@@ -284,7 +292,7 @@ def read_folder(folder: Path, modalities: Sequence[str] = ("T1w",)) -> Found:
         raise ScanNotFoundError(f"{folder} has no scans: name a folder of scans with their masks.")
     used: set[tuple[Path, str]] = set()
     for case in find_cases(scans, "test", modalities, labelled=False):
-        first = Path(next(p for p in as_list(case["image"]) if p))
+        first = Path(first_path(case["image"]))
         starts = {case["name"], stem_of(first), re.sub(r"[_\-. ][A-Za-z0-9]+$", "", stem_of(first))}
         keys = [key for key in masks if key[0] == first.parent and key[1] in starts]
         used |= set(keys)
@@ -378,8 +386,3 @@ def by_folder(paths: Iterable[Path]) -> dict[Path, list[Path]]:
 def one_or_list(paths: Sequence[Path]) -> str | list[str]:
     """One mask's path, or the list of those to be merged."""
     return str(paths[0]) if len(paths) == 1 else [str(path) for path in paths]
-
-
-def as_list(value: Any) -> list[Any]:
-    """A path or a list of them, as a list."""
-    return list(value) if isinstance(value, (list, tuple)) else [value]

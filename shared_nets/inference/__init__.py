@@ -13,7 +13,7 @@ from shared_nets.inference.lesions import (
     measure_lesions,
 )
 from shared_nets.inference.masks import HysteresisThresholdd, RemoveSmallLesionsd
-from shared_nets.inference.outputs import LesionWriter, make_output_folder, write_nifti, write_table
+from shared_nets.inference.outputs import LesionWriter, write_nifti, write_table
 from shared_nets.inference.picture import lesion_sheet
 from shared_nets.inference.records import Records
 from shared_nets.inference.rewrites import rewrite
@@ -36,7 +36,6 @@ __all__ = [
     "head_midline",
     "label_lesions",
     "lesion_sheet",
-    "make_output_folder",
     "measure_lesions",
     "rewrite",
     "write_nifti",

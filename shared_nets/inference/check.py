@@ -10,8 +10,8 @@ import torch
 
 from shared_nets.bundles import check_command
 from shared_nets.errors import DeviceError, UsageError, WeightsError, tell_errors_in_words
+from shared_nets.files import make_output_folder
 from shared_nets.inference.backends import check_backend, check_bfloat16
-from shared_nets.inference.outputs import make_output_folder
 from shared_nets.switches import is_number, is_true
 
 

@@ -22,6 +22,7 @@ from monai.engines import Evaluator
 from torch import distributed
 from tqdm import tqdm
 
+from shared_nets import NOTICE
 from shared_nets.data.cases import left_out_of
 from shared_nets.errors import (
     OutputError,
@@ -31,13 +32,14 @@ from shared_nets.errors import (
     own_error,
     scan_warnings,
 )
-from shared_nets.files import held, in_turn, plain, write_json
+from shared_nets.files import held, in_turn, make_output_folder, plain, write_json
 from shared_nets.inference.engine import Case, run_engine
-from shared_nets.inference.outputs import LesionWriter, make_output_folder, write_table
-from shared_nets.inference.records import NOTICE, Records, Result, software
+from shared_nets.inference.outputs import LesionWriter, write_table
+from shared_nets.inference.records import Records, Result
 from shared_nets.inference.report import write_report
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
 from shared_nets.inference.tables import COMPONENT_COLUMNS, Row, measured_rows, write_scan_table
+from shared_nets.release.versions import software
 
 Part = dict[str, Any]  # what one process did: what manifest.json says, and every result
 

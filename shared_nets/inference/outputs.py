@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from shared_nets.data.cases import RESULTS_FOLDER
 from shared_nets.data.formats import as_nifti, is_other_format
 from shared_nets.data.loading import open_nifti
-from shared_nets.errors import OutputError, StrokeSegError
-from shared_nets.files import reason, write_bytes, write_text
+from shared_nets.errors import StrokeSegError
+from shared_nets.files import make_output_folder, write_bytes, write_text
 from shared_nets.inference.lesions import label_lesions
 from shared_nets.inference.picture import lesion_sheet
 
@@ -48,30 +47,6 @@ def result_path(output_dir: str | Path, case: Mapping[str, Any], suffix: str) ->
         ``NAME`` and the suffix, for a scan of a BIDS dataset in the folder that BIDS wants.
     """
     return Path(output_dir, str(case.get(RESULTS_FOLDER, "")), f"{case['name']}{suffix}")
-
-
-def make_output_folder(folder: str | Path) -> Path:
-    """
-    Create the folder if need be, and make sure that files can be written into it.
-
-    Args:
-        folder: where results go.
-
-    Returns:
-        The folder.
-
-    Raises:
-        OutputError: if it cannot be created or written into.
-    """
-    folder = Path(folder)
-    probe = folder / f".{os.getpid()}-{secrets.token_hex(4)}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
-    return folder
 
 
 def write_nifti(path: str | Path, array: ArrayLike, scan: str | Path | SpatialImage) -> None:

@@ -9,13 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ from urllib.request import url2pathname
 from monai.transforms import Compose
 from torch import Tensor
 
-from shared_nets import __version__, files
+from shared_nets import NOTICE, __version__, files
 from shared_nets.data.bids import dataset_root
 from shared_nets.data.cases import RESULTS_FOLDER
 from shared_nets.errors import OutputError, ScanNotFoundError, UsageError
@@ -38,13 +35,11 @@ from shared_nets.inference.outputs import (
 )
 from shared_nets.release import sha256
 
-NOTICE = "Research use only, not a medical device."
 DESCRIPTION = "dataset_description.json"
 MAKER = "shared_nets"
 BIDS_VERSION = "1.10.0"
 # What a BIDS validator need not know about.
 _BIDS_IGNORE = "*.csv\n*.html\n*.png\nmanifest.json\nshards/\n"
-_LIBRARIES = ("torch", "monai", "nibabel", "numpy", "scipy", "connected-components-3d")
 _OTHER_FILES_OF = (".mhd", ".nhdr")  # headers whose voxels lie in a file beside them
 # Attributes of transforms and inferers: where and how many at a time; a random state.
 _CHANGES_NOTHING = ("device", "sw_device", "sw_batch_size", "R")
@@ -268,16 +263,6 @@ class Records:
         if root is None or root not in self.links:
             return str(path)
         return f"bids:{self.links[root]}:{path.relative_to(root).as_posix()}"
-
-
-@cache
-def software() -> dict[str, str]:
-    """The versions of Python, this package and the libraries that results depend on."""
-    found = {"python": platform.python_version(), "shared_nets": __version__}
-    for name in _LIBRARIES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
 
 
 def hash_scan(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shared_nets.networks.checks import check_input, he_normal_
+from shared_nets.networks.convolutions import conv_norm_relu
 
 
 class SegNet(nn.Module):
@@ -54,7 +54,7 @@ class SegNet(nn.Module):
         Raises:
             UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
-        check_input(x, self.in_channels, 16, "SegNet")
+        check_input(x, self.in_channels, "SegNet")
         full1 = self.encoder1(x)
         x, places1 = pool(full1)
         full2 = self.encoder2(x)
@@ -92,10 +92,10 @@ class PSPNet(nn.Module):
         self.in_channels = in_channels
         self.backbone = DilatedResNet50(in_channels, stride=8)
         self.pyramid = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(regions), conv_norm_relu(2048, 512, kernel_size=1))
+            nn.Sequential(nn.AdaptiveAvgPool2d(regions), conv_norm_relu(2048, 512, kernel_size=1, bias=False))
             for regions in (1, 2, 3, 6)
         )
-        self.fuse = conv_norm_relu(2048 + 4 * 512, 512)
+        self.fuse = conv_norm_relu(2048 + 4 * 512, 512, bias=False)
         self.dropout = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(512, out_channels, kernel_size=1)
         he_normal_(self)
@@ -111,7 +111,7 @@ class PSPNet(nn.Module):
         Raises:
             UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
-        check_input(x, self.in_channels, 16, "PSPNet")
+        check_input(x, self.in_channels, "PSPNet")
         _, deep = self.backbone(x)
         levels = [deep]
         for level in self.pyramid:
@@ -137,14 +137,16 @@ class DeepLabV3Plus(nn.Module):
         self.backbone = DilatedResNet50(in_channels, stride=16)
         self.pyramid = nn.ModuleList(
             [
-                conv_norm_relu(2048, 256, kernel_size=1),
-                *(conv_norm_relu(2048, 256, dilation=rate) for rate in (6, 12, 18)),
-                nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm_relu(2048, 256, kernel_size=1)),
+                conv_norm_relu(2048, 256, kernel_size=1, bias=False),
+                *(conv_norm_relu(2048, 256, dilation=rate, bias=False) for rate in (6, 12, 18)),
+                nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm_relu(2048, 256, kernel_size=1, bias=False)),
             ]
         )
-        self.fuse = conv_norm_relu(5 * 256, 256, kernel_size=1)
-        self.skip = conv_norm_relu(256, 48, kernel_size=1)
-        self.decoder = nn.Sequential(conv_norm_relu(256 + 48, 256), conv_norm_relu(256, 256))
+        self.fuse = conv_norm_relu(5 * 256, 256, kernel_size=1, bias=False)
+        self.skip = conv_norm_relu(256, 48, kernel_size=1, bias=False)
+        self.decoder = nn.Sequential(
+            conv_norm_relu(256 + 48, 256, bias=False), conv_norm_relu(256, 256, bias=False)
+        )
         self.head = nn.Conv2d(256, out_channels, kernel_size=1)
         he_normal_(self)
 
@@ -159,7 +161,7 @@ class DeepLabV3Plus(nn.Module):
         Raises:
             UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
-        check_input(x, self.in_channels, 16, "DeepLabv3+")
+        check_input(x, self.in_channels, "DeepLabv3+")
         shallow, deep = self.backbone(x)
         levels = []
         for level in self.pyramid:
@@ -199,11 +201,11 @@ class DenseUNet2D(nn.Module):
         self.transition3 = halving(features.transition3)
         self.dense4 = nn.Sequential(features.denseblock4, features.norm5, nn.ReLU(inplace=True))
         self.skip = nn.Conv2d(2112, 2208, kernel_size=1)
-        self.decoder4 = conv_norm_relu(2208, 768)
-        self.decoder3 = conv_norm_relu(768, 384)
-        self.decoder2 = conv_norm_relu(384, 96)
-        self.decoder1 = conv_norm_relu(96, 96)
-        self.decoder0 = nn.Sequential(conv_norm_relu(96, 64), nn.Dropout(dropout))
+        self.decoder4 = conv_norm_relu(2208, 768, bias=False)
+        self.decoder3 = conv_norm_relu(768, 384, bias=False)
+        self.decoder2 = conv_norm_relu(384, 96, bias=False)
+        self.decoder1 = conv_norm_relu(96, 96, bias=False)
+        self.decoder0 = nn.Sequential(conv_norm_relu(96, 64, bias=False), nn.Dropout(dropout))
         self.head = nn.Conv2d(64, out_channels, kernel_size=1)
         he_normal_(self)
 
@@ -218,7 +220,7 @@ class DenseUNet2D(nn.Module):
         Raises:
             UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
-        check_input(x, self.in_channels, 16, "2D Dense-UNet")
+        check_input(x, self.in_channels, "2D Dense-UNet")
         level1 = self.stem(x)
         level2 = self.dense1(self.pool(level1))
         level3 = self.dense2(self.transition1(level2))
@@ -276,25 +278,9 @@ def halving(transition: nn.Sequential) -> nn.Sequential:
     return transition
 
 
-def conv_norm_relu(
-    in_channels: int, out_channels: int, kernel_size: int = 3, dilation: int = 1
-) -> nn.Sequential:
-    """Convolution that keeps the size → BN → ReLU, ``(N, in, H, W)`` to ``(N, out, H, W)``."""
-    padding = dilation * (kernel_size // 2)
-    return nn.Sequential(
-        OrderedDict(
-            conv=nn.Conv2d(
-                in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False
-            ),
-            norm=nn.BatchNorm2d(out_channels),
-            relu=nn.ReLU(inplace=True),
-        )
-    )
-
-
 def convs(*channels: int) -> nn.Sequential:
     """3×3 convolution → BN → ReLU from each number of channels to the next."""
-    return nn.Sequential(*(conv_norm_relu(i, o) for i, o in pairwise(channels)))
+    return nn.Sequential(*(conv_norm_relu(i, o, bias=False) for i, o in pairwise(channels)))
 
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor]:

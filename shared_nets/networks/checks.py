@@ -7,18 +7,18 @@ from torch import Tensor, nn
 from shared_nets.errors import UsageError
 
 
-def check_input(x: Tensor, channels: int, divisor: int, name: str) -> None:
+def check_input(x: Tensor, channels: int, name: str) -> None:
     """
     Say in words why a network cannot take ``x``.
 
     Args:
         x: the network's input, expected ``(N, channels, H, W)``.
         channels: the channels the network was built for.
-        divisor: what height and width must be multiples of.
         name: the network's name, for the message.
 
     Raises:
-        UsageError: if ``x`` has another dimension, other channels, or a size that does not divide.
+        UsageError: if ``x`` has another dimension, other channels, or a size that is no multiple of 16,
+            which four halvings need.
     """
     if x.dim() != 4:
         raise UsageError(
@@ -26,9 +26,9 @@ def check_input(x: Tensor, channels: int, divisor: int, name: str) -> None:
         )
     if x.shape[1] != channels:
         raise UsageError(f"{name} was built for {channels} input channel(s), the input has {x.shape[1]}.")
-    if x.shape[2] % divisor != 0 or x.shape[3] % divisor != 0:
+    if x.shape[2] % 16 != 0 or x.shape[3] % 16 != 0:
         raise UsageError(
-            f"{name} needs height and width that are multiples of {divisor}, not {x.shape[2]}×{x.shape[3]}: "
+            f"{name} needs height and width that are multiples of 16, not {x.shape[2]}×{x.shape[3]}: "
             f"pad the slice or choose another window."
         )
 

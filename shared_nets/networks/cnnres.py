@@ -72,7 +72,7 @@ class CNNRes(nn.Module):
         Raises:
             UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
-        check_input(x, self.in_channels, 16, "CNN-Res")
+        check_input(x, self.in_channels, "CNN-Res")
         skip1 = self.translation1(x)
         x = self.residual1(self.pool(skip1))
         skip2 = self.translation2(x)

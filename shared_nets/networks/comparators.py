@@ -74,7 +74,7 @@ class UNet(nn.Module):
         Raises:
             UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
-        check_input(x, self.in_channels, 16, "U-Net")
+        check_input(x, self.in_channels, "U-Net")
         skip1 = self.encoder1(x)
         skip2 = self.encoder2(self.pool(skip1))
         skip3 = self.encoder3(self.pool(skip2))
@@ -139,7 +139,7 @@ class ResUNet(nn.Module):
         Raises:
             UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
-        check_input(x, self.in_channels, 16, "ResUNet")
+        check_input(x, self.in_channels, "ResUNet")
         skip1 = self.encoder1(x)
         skip2 = self.encoder2(skip1)
         skip3 = self.encoder3(skip2)

@@ -9,12 +9,20 @@ from torch import nn
 
 
 def conv_norm_relu(
-    in_channels: int, out_channels: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d
+    in_channels: int,
+    out_channels: int,
+    norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    kernel_size: int = 3,
+    dilation: int = 1,
+    bias: bool = True,
 ) -> nn.Sequential:
-    """3×3 convolution → ``norm`` of its channels → ReLU, ``(N, in, H, W)`` to ``(N, out, H, W)``."""
+    """Size-keeping convolution → ``norm`` of its channels → ReLU, ``(N, in, H, W)`` to ``(N, out, H, W)``."""
+    padding = dilation * (kernel_size // 2)
     return nn.Sequential(
         OrderedDict(
-            conv=nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
+            conv=nn.Conv2d(
+                in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=bias
+            ),
             norm=norm(out_channels),
             relu=nn.ReLU(inplace=True),
         )

@@ -69,7 +69,7 @@ class XNet(nn.Module):
         Raises:
             UsageError: if ``x`` has another dimension, other channels, or a size not divisible by 16.
         """
-        check_input(x, self.in_channels, 16, "X-Net")
+        check_input(x, self.in_channels, "X-Net")
         skip1 = self.encoder1(x)
         skip2 = self.encoder2(self.pool(skip1))
         skip3 = self.encoder3(self.pool(skip2))

@@ -24,10 +24,11 @@ from pathlib import Path, PurePosixPath
 
 import shared_nets
 from shared_nets.bundles import NOT_PASSED_ON, check_parts, read_metadata
-from shared_nets.errors import UsageError, WeightsError
+from shared_nets.errors import UsageError
 from shared_nets.files import new_folder, write_bytes
+from shared_nets.release.provenance import verify_bundle
 from shared_nets.release.versions import check_version
-from shared_nets.release.weights import CURRENT, SHIPPED, load_weights, released_sha256
+from shared_nets.release.weights import CURRENT, SHIPPED
 
 SUMS = "SHA256SUMS"
 REQUIREMENTS = "requirements.txt"
@@ -50,20 +51,13 @@ def bundle_files(bundle: str | Path) -> dict[str, bytes]:
 
     Raises:
         UsageError: if it is no bundle, or made for another version of this package.
-        WeightsError: if a weight file is missing, damaged, or not the one that metadata.json names.
+        WeightsError: see :func:`~shared_nets.release.provenance.verify_bundle`.
     """
     bundle = Path(bundle)
     check_parts(bundle, "to release", PARTS)
     check_version(bundle)
-    released = released_sha256(bundle)
-    files = {}
-    for name in (CURRENT, SHIPPED):
-        if Path(name).name not in released:
-            raise WeightsError(
-                f"{bundle}: metadata.json does not name the SHA-256 of {name} (weights_sha256); add it."
-            )
-        load_weights(bundle / name, released[Path(name).name])
-        files[name] = (bundle / name).read_bytes()
+    verify_bundle(bundle)
+    files = {name: (bundle / name).read_bytes() for name in (CURRENT, SHIPPED)}
     for part in ("configs", "docs"):
         files |= _tree(bundle / part, part)
     files["LICENSE"] = (bundle / "LICENSE").read_bytes()

@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser
 from monai.data import save_net_with_metadata
 from torch import nn
 
+from shared_nets import NOTICE
 from shared_nets.bundles import check_parts, read_metadata
 from shared_nets.errors import UsageError
 from shared_nets.files import write_bytes
@@ -72,11 +73,9 @@ def bundle_network(bundle: str | Path) -> nn.Module:
     Raises:
         UsageError: if the folder is no bundle.
     """
-    config = Path(bundle, "configs", "inference.json")
-    if not config.is_file():
-        raise UsageError(f"{bundle} is no bundle (no configs/inference.json): name a bundle's folder.")
+    check_parts(Path(bundle), "to build a network from", ("configs/inference.json",))
     parser = ConfigParser()
-    parser.read_config(config)
+    parser.read_config(Path(bundle, "configs", "inference.json"))
     parser["bundle_root"] = str(bundle)
     return parser.get_parsed_content("network_def")
 
@@ -91,7 +90,7 @@ def describe(metadata: dict[str, Any], weights: str) -> str:
         weights: what the weights are, in a sentence.
     """
     first = metadata["description"].split(". ")[0].rstrip(".")
-    return f"{first}. {weights} Research use only, not a medical device."
+    return f"{first}. {weights} {NOTICE}"
 
 
 def _metadata(bundle: Path, weights: Path) -> dict[str, Any]:

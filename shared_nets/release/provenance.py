@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared_nets.bundles import read_metadata
-from shared_nets.errors import UsageError, WeightsError
+from shared_nets.bundles import check_parts, read_metadata
+from shared_nets.errors import WeightsError
 from shared_nets.release.exports import bundle_network
 from shared_nets.release.weights import (
     CURRENT,
@@ -49,8 +49,7 @@ def describe(path: str | Path) -> str:
     if not path.is_dir():
         bundle = path.resolve().parents[1] if path.parent.name == "models" else None
         return "\n".join(f"{key}: {value}" for key, value in _file(path, bundle).items())
-    if not (path / "configs" / "metadata.json").is_file():
-        raise UsageError(f"{path} is no bundle (no configs/metadata.json): name a bundle's folder or a file.")
+    check_parts(path, "to describe", ("configs/metadata.json",))
     metadata = read_metadata(path)
     told = {key: _text(metadata[key]) for key in TOLD if key in metadata}
     return "\n".join(f"{key}: {value}" for key, value in {**_file(path / CURRENT, path), **told}.items())

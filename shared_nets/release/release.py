@@ -10,8 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from shared_nets.errors import UsageError
-from shared_nets.files import write_bytes
-from shared_nets.inference.outputs import make_output_folder
+from shared_nets.files import make_output_folder, write_bytes
 from shared_nets.release.archive import PACKAGE, SUMS, sums, write_archive, write_folder
 
 HUB = "huggingface"

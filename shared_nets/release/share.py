@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from shared_nets import NOTICE
 from shared_nets.bundles import NOT_PASSED_ON, check_parts, read_inference_config, read_metadata
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.evaluation.tables import EVALUATION, count_text, interval_text, number
@@ -177,7 +178,7 @@ def _card(bundle: Path, metadata: dict[str, Any], summary: pd.DataFrame, checked
     sections["Performance"] = _performance(summary, checked)
     sections["Limits"] = (
         "- The figures above hold for scans like those they were measured on, and for no others.\n"
-        "- Slices are looked at one by one.\n"
+        "- Slices are looked at one by one, and at most averaged over their neighbours.\n"
         f"- What the card of {start} says of other weights' faults was not looked at for these."
         f"{_about_peak(bundle, start)}"
     )
@@ -187,7 +188,7 @@ def _card(bundle: Path, metadata: dict[str, Any], summary: pd.DataFrame, checked
     )
     head = (
         f"# {metadata['name']}\n\n"
-        "> **Research use only, not a medical device.** "
+        f"> **{NOTICE}** "
         f"Weights trained and evaluated by {authors}; the makers of the configs have not seen them.\n"
     )
     body = "".join(f"\n## {title}\n\n{text.strip()}\n" for title, text in sections.items())

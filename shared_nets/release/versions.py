@@ -1,12 +1,29 @@
-"""Whether a bundle and the package in use belong together."""
+"""Which versions are in use, and whether a bundle and the package belong together."""
 
 from __future__ import annotations
 
+import platform
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import shared_nets
 from shared_nets.bundles import read_metadata
 from shared_nets.errors import UsageError
+
+LIBRARIES = ("torch", "monai", "nibabel", "numpy", "scipy", "connected-components-3d", "pytorch-ignite")
+"""What results depend on."""
+
+
+@cache
+def software() -> dict[str, str]:
+    """The versions of Python, this package and the libraries that results depend on."""
+    found = {"python": platform.python_version(), "shared_nets": shared_nets.__version__}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def check_version(bundle_root: str | Path) -> None:

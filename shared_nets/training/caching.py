@@ -11,9 +11,9 @@ from typing import Any
 
 from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.data.utils import pickle_hashing
+from monai.utils import ensure_tuple
 from tqdm import tqdm
 
-from shared_nets.data.datasets import as_list
 from shared_nets.errors import UsageError
 
 MEMORY_SHARE = 0.4
@@ -71,7 +71,7 @@ def _hash_of_transforms(transforms: Any) -> bytes:
 
 def _hash_with_files(case: dict[str, Any]) -> bytes:
     """A hash of a case that is another one when one of its files was written anew."""
-    paths = [path for key in ("image", "label") for path in as_list(case.get(key))]
+    paths = [path for key in ("image", "label") for path in ensure_tuple(case.get(key))]
     # One that is missing fails when it is loaded.
     stats = [os.stat(path) for path in paths if isinstance(path, str) and os.path.exists(path)]
     return pickle_hashing({**case, "files": [(stat.st_mtime_ns, stat.st_size) for stat in stats]})

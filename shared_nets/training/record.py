@@ -6,18 +6,15 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from shared_nets import __version__
 from shared_nets.bundles import config_of
 from shared_nets.errors import UsageError, few
 from shared_nets.files import read_json, write_json
-
-PACKAGES = ("torch", "monai", "numpy", "nibabel", "pytorch-ignite", "scipy")
+from shared_nets.release.versions import software
 
 
 def record_run(
@@ -70,8 +67,7 @@ def environment() -> dict[str, Any]:
     """Package versions, the commit of this code (None outside a clone), and what it runs on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "versions": {"shared_nets": __version__, "python": platform.python_version()}
-        | {name: metadata.version(name) for name in PACKAGES},
+        "versions": software(),
         "commit": git_commit(),
         "machine": {"cpu": platform.processor() or platform.machine(), "gpu": gpu},
         "threads": torch.get_num_threads(),

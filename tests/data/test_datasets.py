@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from monai.utils import ensure_tuple
 
 from shared_nets.data import LoadMaskd, LoadScand, find_cases
 from shared_nets.data.datalist import make_data_list, read_folds, relative_to
 from shared_nets.data.datasets import (
     Found,
-    as_list,
     read_atlas,
     read_bids,
     read_folder,
@@ -194,7 +194,7 @@ def test_masks_that_strokeseg_drew_are_no_ground_truth(tmp_path: Path, layout: s
     for path in ours:
         drawn_by_strokeseg(path)
     # Other programs' sidecars name who made a mask, too.
-    reader = Path(as_list(before.training[0]["label"])[0])
+    reader = Path(ensure_tuple(before.training[0]["label"])[0])
     reader.with_name(reader.name.replace(".nii.gz", ".json")).write_text('{"GeneratedBy": [{"Name": "ITK"}]}')
     found = read(tmp_path / "set")
     assert (found.training, found.test) == (before.training, before.test)

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from shared_nets.errors import OutputError
-from shared_nets.files import write_bytes
-from shared_nets.inference import make_output_folder, write_nifti, write_table
+from shared_nets.files import make_output_folder, write_bytes
+from shared_nets.inference import write_nifti, write_table
 
 SHAPE = (6, 7, 5)
 OBLIQUE = np.array([[0.0, -0.9, 0.5, 30], [1.1, 0.1, 0, -20], [0, 0.6, 2.5, 7], [0, 0, 0, 1]])

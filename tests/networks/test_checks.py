@@ -11,7 +11,7 @@ from shared_nets.networks.checks import check_input, he_normal_
 
 @pytest.mark.parametrize("shape", [(1, 2, 16, 32), (7, 2, 48, 16)])
 def test_fitting_input_passes(shape: tuple[int, ...]) -> None:
-    check_input(torch.zeros(shape), 2, 16, "Net")
+    check_input(torch.zeros(shape), 2, "Net")
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
@@ -27,9 +27,9 @@ def test_fitting_input_passes(shape: tuple[int, ...]) -> None:
 )
 def test_misfits_are_told_eagerly_and_in_torchscript(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_input(torch.zeros(shape), 2, 16, "Net")
+        check_input(torch.zeros(shape), 2, "Net")
     with pytest.raises(Exception, match=message):
-        torch.jit.script(check_input)(torch.zeros(shape), 2, 16, "Net")
+        torch.jit.script(check_input)(torch.zeros(shape), 2, "Net")
 
 
 @pytest.mark.parametrize(
