@@ -200,7 +200,7 @@ def read_metadata(bundle: str | Path) -> dict[str, Any]:
     Raises:
         UsageError: if the file is missing or no JSON object.
     """
-    return _read_config(Path(bundle, "configs", "metadata.json"))
+    return read_object(Path(bundle, "configs", "metadata.json"))
 
 
 def read_inference_config(bundle: str | Path) -> dict[str, Any]:
@@ -213,10 +213,19 @@ def read_inference_config(bundle: str | Path) -> dict[str, Any]:
     Raises:
         UsageError: if the file is missing or no JSON object.
     """
-    return _read_config(Path(bundle, "configs", "inference.json"))
+    return read_object(Path(bundle, "configs", "inference.json"))
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """
+    The object that a JSON file must hold.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UsageError: if it is missing or no JSON object.
+    """
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict):

@@ -193,7 +193,9 @@ def finetune(
         list[str] | None,
         typer.Option(help="Part that is not trained: encoder, translation, batch_norm. Repeatable."),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(min=0, help="Of the optimiser.")] = 1e-4,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Of the optimiser; 0.0001 where no recipe sets it.")
+    ] = None,
     fold: Annotated[int, typer.Option(min=0, help="The fold that validates.")] = 0,
     evaluate_on: EvaluateOnOption = EvaluateOn.validation,
     recipe: Recipe = None,
@@ -212,14 +214,19 @@ def finetune(
     try:
         folder = bundle_folder(model.value, bundle)
         recipes, settings = recipe_files(folder, recipe), parse_settings(setting)
+        for key in ("pretrained", "frozen", "learning_rate"):
+            if key in settings:
+                raise UsageError(f"--set {key}: use --{key.replace('_', '-')}.")
     except UsageError as error:
         raise typer.BadParameter(str(error)) from error
     from shared_nets.evaluation import read_cases
-    from shared_nets.experiments.crossvalidation import Experiment, telling_how_to_go_on
+    from shared_nets.experiments.crossvalidation import Experiment, read_recipe, telling_how_to_go_on
     from shared_nets.experiments.tables import OVERLAPS, paired_p
 
     start = pretrained or folder / "models" / "model.pt"
-    tuned = {"pretrained": plain_path(start), "frozen": frozen or [], "learning_rate": learning_rate}
+    tuned: dict[str, Any] = {"pretrained": plain_path(start)} | ({"frozen": frozen} if frozen else {})
+    if learning_rate is not None or not any("learning_rate" in read_recipe(path) for path in recipes):
+        tuned["learning_rate"] = 1e-4 if learning_rate is None else learning_rate
     silent = {"quiet": quiet, "debug": debug}
     tuning = Experiment(folder, data, output, recipes, tuned | settings, "best", evaluate_on.value, silent)
     tuning.check([fold])
@@ -256,7 +263,7 @@ def explanation(rows: Any, window: Any, rules: str) -> str:
     }[rules]
     return (
         f"{scored}; {first['cases']} cases in {first['folds']} fold(s). Each network was trained alike, for "
-        f"{span(rows['epochs'])} epochs and {span(rows['slices'])} slices a fold. In brackets: what the "
+        f"{span(rows['epochs'])} epoch(s) and {span(rows['slices'])} slices a fold. In brackets: what the "
         f"paper reports on its own data, where at hand. p: Wilcoxon's signed-rank test of Dice against the "
         f"last row, Holm's correction. GMACs and ms: for a slice of {window[0]}×{window[1]}, float32."
     )

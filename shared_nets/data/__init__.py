@@ -5,11 +5,12 @@ from shared_nets.data.datalist import read_folds, write_data_list
 from shared_nets.data.loading import LoadMaskd, LoadScand, read_mask, read_scan
 from shared_nets.data.names import case_name, modality_of, subject_of
 from shared_nets.data.pooled import LoadOneChanneld, pooled_cases
-from shared_nets.data.preprocessing import ScaleHeadIntensityd, cranium_mask, head_mask
+from shared_nets.data.preprocessing import CheckGridd, ScaleHeadIntensityd, cranium_mask, head_mask
 from shared_nets.data.spacing import Spacingd
 from shared_nets.errors import ScanWarning
 
 __all__ = [
+    "CheckGridd",
     "LoadMaskd",
     "LoadOneChanneld",
     "LoadScand",

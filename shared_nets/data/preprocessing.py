@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import cc3d
@@ -16,7 +16,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch.nn import functional as F
 
-from shared_nets.errors import UsageError
+from shared_nets.errors import ScanGeometryError, UsageError
 
 Array = TypeVar("Array", torch.Tensor, NDArray[Any])
 
@@ -133,6 +133,53 @@ def background_of(channel: NDArray[Any]) -> float | None:
 def _faces(ndim: int) -> list[tuple[slice | int, ...]]:
     whole = (slice(None),) * ndim
     return [(*whole[:axis], side, *whole[axis + 1 :]) for axis in range(ndim) for side in (0, -1)]
+
+
+class CheckGridd(MapTransform):
+    """
+    Refuse a scan that does not lie on the grid that a crop at fixed voxels is made for.
+
+    Args:
+        keys: keys of the images (channels, X, Y, Z), MetaTensors.
+        shape: voxels along the three axes.
+        voxel_mm: the side of a voxel in mm.
+        allow_missing_keys: whether a case may lack the keys.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, shape: Sequence[int], voxel_mm: float, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.shape = tuple(shape)
+        self.voxel_mm = voxel_mm
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """
+        Args:
+            data: a case.
+
+        Returns:
+            the case as it is.
+
+        Raises:
+            ScanGeometryError: if an image has another shape, or voxels of another size by more than 1 %.
+        """
+        for key in self.key_iterator(dict(data)):
+            shape, voxel = tuple(data[key].shape[1:]), data[key].pixdim.numpy()
+            if shape != self.shape or not np.allclose(voxel, self.voxel_mm, rtol=0.01):
+                has, wanted = (times(numbers) for numbers in (shape, self.shape))
+                scan = data[key].meta.get("filename_or_obj", key)
+                raise ScanGeometryError(
+                    f"{scan} has {has} voxels of {times(voxel)} mm, and "
+                    f"this recipe crops {wanted} of {self.voxel_mm:g} mm at fixed voxels: bring the scan to "
+                    f"that grid, or leave the recipe out."
+                )
+        return dict(data)
+
+
+def times(numbers: Iterable[float]) -> str:
+    """Numbers along the axes: ``2×2×4``."""
+    return "×".join(f"{number:.4g}" for number in numbers)
 
 
 class ScaleHeadIntensityd(MapTransform):

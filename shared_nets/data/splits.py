@@ -177,8 +177,13 @@ def split_cases(pool: Mapping[str, list[Case]], section: Section, fold: int | No
             raise UsageError(
                 f"There is no fold {fold}: the data list names its validation cases; leave the fold out."
             )
-        _tell_shared_subjects(training, pool["validation"])
+        tell_shared_subjects(training, pool["validation"])
         return pool.get(section, [])
+    if unused := pool.get("validation"):
+        logger.warning(
+            "Folds leave out the list's 'validation' section: %s; give these a fold, or run without one.",
+            few(sorted(str(case["name"]) for case in unused)),
+        )
     wanted = 0 if fold is None else fold
     if has_folds:
         folds = sorted({case["fold"] for case in training if "fold" in case})
@@ -193,11 +198,19 @@ def split_cases(pool: Mapping[str, list[Case]], section: Section, fold: int | No
     parts: tuple[list[Case], list[Case]] = ([], [])
     for case, out in zip(training, held, strict=True):
         parts[out].append(case)
-    _tell_shared_subjects(*parts)
+    tell_shared_subjects(*parts)
     return parts[section == "validation"]
 
 
-def _tell_shared_subjects(training: list[Case], validation: list[Case]) -> None:
-    both = {subject_of(case) for case in training} & {subject_of(case) for case in validation}
+def tell_shared_subjects(training: Sequence[Case], judged: Sequence[Case], what: str = "validate") -> None:
+    """
+    Warn of subjects that a network is both trained and judged on.
+
+    Args:
+        training: cases.
+        judged: other cases.
+        what: what these do: ``"validate"`` or ``"test"``.
+    """
+    both = {subject_of(case) for case in training} & {subject_of(case) for case in judged}
     if both:
-        logger.warning("The same subjects train and validate, so scores flatter: %s", few(sorted(both)))
+        logger.warning("The same subjects train and %s, so scores flatter: %s", what, few(sorted(both)))

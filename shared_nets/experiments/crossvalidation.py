@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,18 @@ import pandas as pd
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from shared_nets.bundles import check_parts, plain_path
+from shared_nets.bundles import check_parts, plain_path, read_object
 from shared_nets.data import read_folds
 from shared_nets.data.datalist import relative_to
 from shared_nets.data.names import Case
+from shared_nets.data.splits import tell_shared_subjects
 from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError
 from shared_nets.evaluation import read_cases
 from shared_nets.files import held, sha256, write_json
 from shared_nets.inference.cohort import SUMMARY
 from shared_nets.release.weights import save_weights
 from shared_nets.training.record import environment
-from shared_nets.training.start import start_from
+from shared_nets.training.start import LEAST, check_training, start_from
 
 OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "resume", "weights", "evaluate_on"}
 """Values that an experiment sets itself, beside those in its ``silent``."""
@@ -170,6 +172,8 @@ class Experiment:
             OutputError: if another run, with other settings, is at work in the output.
         """
         check_parts(self.bundle, "to train", (f"configs/{name}" for name in CONFIGS))
+        for recipe in self.recipes:
+            check_recipe(recipe, self.train_config)
         known = ConfigParser(ConfigParser.load_config_files([self.train_config, *self.recipes]))
         for key in self.settings:
             if key in OWN or key in self.silent:
@@ -177,10 +181,16 @@ class Experiment:
             if key not in known:
                 raise UsageError(f"--set {key}: train.json has no such value.")
         for fold in folds:
-            self.cases_of(fold)(section="training")
-            if not self.evaluated(fold):
+            training, evaluated = self.cases_of(fold)(section="training"), self.evaluated(fold)
+            if not evaluated:
                 raise UsageError(f"{self.data} leaves no case to evaluate in fold {fold}: add some.")
+            if self.evaluate_on == "test":
+                tell_shared_subjects(training, evaluated, "test")
         parser = self.workflow([], folds[0]).parser
+        names = ("learning_rate", "weight_decay", "window", "cache_gb", *LEAST)
+        check_training(
+            "", True, **{name: parser.get_parsed_content(name) for name in names if name in parser}
+        )
         start_from(*(parser.get_parsed_content(key) for key in ("pretrained", "network_def", "frozen")))
         pretrained = parser.get_parsed_content("pretrained")
         self.record(data_digest(self.data, parser.get_parsed_content("cases")), pretrained)
@@ -211,7 +221,7 @@ class Experiment:
         }
         path = self.output / "experiment.json"
         if path.is_file():
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_object(path)
             known = settings | before
             differ = [key for key in settings if known[key] != settings[key]]
             if not differ:
@@ -261,8 +271,7 @@ class Experiment:
         trained = dict(last["trainer"]) | {
             "seconds_since_start_or_resume": round(time.monotonic() - start, 1),
             "resumed_after_epoch": epochs,
-            "batch": workflow.parser.get_parsed_content("scans_per_batch")
-            * workflow.parser.get_parsed_content("slices_per_scan"),
+            "slices": last["trainer"]["epoch"] * slices_of_an_epoch(workflow.parser),
         }
         write_json(folder / "trained.json", trained)
 
@@ -360,6 +369,55 @@ def data_digest(data: Path, cases: Callable[..., list[Case]]) -> str:
     return hashlib.sha256(
         json.dumps(sorted(found, key=itemgetter("name")), sort_keys=True).encode()
     ).hexdigest()
+
+
+def read_recipe(recipe: Path) -> dict[str, Any]:
+    """
+    A config to lay over train.json.
+
+    Args:
+        recipe: JSON or YAML.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    try:
+        content = ConfigParser.load_config_file(recipe)
+        if not isinstance(content, dict):
+            raise ValueError("no object in braces")
+    except Exception as error:  # whatever the readers of JSON and YAML find wrong
+        raise UsageError(f"{recipe} cannot be read as a config ({error}): correct it.") from error
+    return content
+
+
+def check_recipe(recipe: Path, train: Path) -> None:
+    """
+    Refuse a recipe that sets what nothing reads.
+
+    Args:
+        recipe: see `read_recipe`.
+        train: train.json.
+
+    Raises:
+        UsageError: naming what is wrong.
+    """
+    content, known = read_recipe(recipe), read_object(train)
+    read = json.dumps(content)
+    for key in content:
+        first = key.split("#")[0].split("::")[0].lstrip("+")
+        if first not in known and f"@{first}" not in read:
+            near = get_close_matches(first, known, n=1)
+            instead = f"did you mean {near[0]}?" if near else "leave it out."
+            raise UsageError(
+                f"{recipe}: train.json has no {first}, and nothing in the recipe reads it; {instead}"
+            )
+
+
+def slices_of_an_epoch(parser: ConfigParser) -> int:
+    """How many slices a config's training draws in an epoch."""
+    loader, drawn = map(parser.get_parsed_content, ("train#dataloader", "slices_per_scan"))
+    scans = len(loader) * loader.batch_size if loader.drop_last else len(loader.dataset)
+    return int(scans * drawn)
 
 
 def run(workflow: ConfigWorkflow) -> None:

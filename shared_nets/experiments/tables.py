@@ -229,7 +229,7 @@ def budget(experiment: Experiment, folds: Iterable[int]) -> dict[str, float]:
     return {
         "folds": len(runs),
         "epochs": max(run["epoch"] for run in runs),
-        "slices": max(run["iteration"] * run["batch"] for run in runs),
+        "slices": max(run["slices"] for run in runs),
     }
 
 

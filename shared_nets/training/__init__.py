@@ -19,7 +19,13 @@ from shared_nets.training.processes import (
 )
 from shared_nets.training.record import record_run
 from shared_nets.training.speed import prepared
-from shared_nets.training.start import check_training, decay_kernels_only, leaves_one_slice, start_from
+from shared_nets.training.start import (
+    check_training,
+    decay_kernels_only,
+    leaves_one_slice,
+    run_and_release,
+    start_from,
+)
 
 __all__ = [
     "Checkpoints",
@@ -40,5 +46,6 @@ __all__ = [
     "parallel",
     "prepared",
     "record_run",
+    "run_and_release",
     "start_from",
 ]

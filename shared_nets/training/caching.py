@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from shared_nets.errors import UsageError
 
-MEMORY_SHARE = 0.4
-"""Of the machine's memory that prepared cases may take; the rest is for the network and everything else."""
+MEMORY_SHARE = 0.3
+"""Of the machine's memory that the prepared cases of training may take, and those of validation as much; the
+rest is for the network and everything else."""
 
 
 def cached(
@@ -34,8 +35,8 @@ def cached(
         data: the cases.
         transform: the preprocessing; what comes before its first random step is kept, and must be picklable
             for ``cache_dir``.
-        cache_gb: memory that prepared cases may take, in GiB; by default two fifths of the machine's, divided
-            among the processes of ``torchrun``.
+        cache_gb: memory that prepared cases may take, in GiB; by default three tenths of the machine's,
+            divided among the processes of ``torchrun``.
         cache_dir: where they are kept on disk when they do not fit into memory, as plain tensors; None
             prepares them anew each time then. A case is also prepared anew when the preprocessing or one of
             the files or folders that it names has changed.
@@ -50,7 +51,7 @@ def cached(
     if not data:
         return Dataset([], transform)
     limit = memory_gb() * MEMORY_SHARE if cache_gb is None else cache_gb
-    if prepared_gb(data[0], transform) * len(data) <= limit:
+    if limit and prepared_gb(data[0], transform) * len(data) <= limit:
         return CasesInMemory(data, transform, num_workers=2, progress=not quiet)
     if cache_dir is None:
         return Dataset(data, transform)

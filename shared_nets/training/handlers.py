@@ -125,10 +125,12 @@ class Checkpoints:
 
         Raises:
             WeightsError: if it is not there or does not fit.
-            UsageError: if it already has all the epochs asked for.
+            UsageError: if it already has all the epochs asked for, or was made with another learning rate or
+                weight decay, or with a schedule of another length.
         """
         if not self.last.is_file():
             raise WeightsError(f"{self.last}: there is no run to resume; start one without resume.")
+        asked = self._schedule()
         try:
             content = torch.load(self.last, map_location="cpu", weights_only=True)
             for name, thing in self.state.items():
@@ -143,12 +145,30 @@ class Checkpoints:
             raise UsageError(
                 f"{self.last}: this run already has {done['epoch']} epochs; raise max_epochs to go on."
             )
+        for name, value in self._schedule().items():
+            if value != asked[name]:
+                raise UsageError(
+                    f"{self.last}: this run has the {name} {value:g}, not {asked[name]:g}: "
+                    f"resume it with that, or start anew from its weights (--pretrained)."
+                )
         engine.state.epoch, engine.state.iteration = done["epoch"], done["iteration"]
         self.kept = done["epoch"]
         if self.validator is not None and best is not None:
             # Or the first validation would pass for the best one.
             self.validator.state.best_metric = best["metric"]
             self.validator.state.best_metric_epoch = best["epoch"]
+
+    def _schedule(self) -> dict[str, float]:
+        """What a checkpoint brings back, whatever is asked for: rates and decay, a schedule's length."""
+        found: dict[str, float] = {}
+        for thing in self.state.values():
+            for group in getattr(thing, "param_groups", ()):
+                rate = group.get("initial_lr")  # a plateau's schedule keeps none
+                found |= {"learning_rate": rate} if rate is not None else {}
+                found["weight_decay"] = max(group["weight_decay"], found.get("weight_decay", 0.0))
+            if (steps := getattr(thing, "total_steps", None)) is not None:
+                found["number of batches of its schedule (total_steps)"] = steps
+        return found
 
 
 class SeededEpochs:

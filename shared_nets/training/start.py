@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import MethodType
 from typing import Any, TypeVar
 
+from monai.engines import Trainer
+from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
 from shared_nets.errors import UsageError
@@ -26,13 +30,22 @@ LEAST: dict[str, int] = {
     "val_interval": 1,
     "slices_per_scan": 1,
     "scans_per_batch": 1,
+    "window_batch": 1,
     "early_stop_patience": 1,
     "workers": 0,
 }
 """Settings of train.json that are whole numbers, and how low each may be."""
 
 
-def check_training(folder: str | Path, resume: bool, learning_rate: float, **settings: object) -> None:
+def check_training(
+    folder: str | Path,
+    resume: bool,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    window: Sequence[int] = (16, 16),
+    cache_gb: float | None = None,
+    **settings: object,
+) -> None:
     """
     Refuse what a training cannot start with, before anything is written.
 
@@ -40,6 +53,9 @@ def check_training(folder: str | Path, resume: bool, learning_rate: float, **set
         folder: where the checkpoints go.
         resume: whether the run goes on from the one there.
         learning_rate: of the optimiser, at least 0.
+        weight_decay: of the optimiser, at least 0.
+        window: a slice's rows and columns, multiples of 16.
+        cache_gb: see :func:`~shared_nets.training.cached`.
         settings: those of :data:`LEAST`, by name.
 
     Raises:
@@ -49,13 +65,36 @@ def check_training(folder: str | Path, resume: bool, learning_rate: float, **set
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < LEAST[name]:
             raise UsageError(f"{name} is a whole number, at least {LEAST[name]}, not {value!r}.")
-    if not is_number(learning_rate) or not 0 <= learning_rate < math.inf:
-        raise UsageError(f"learning_rate is a number, at least 0, not {learning_rate!r}.")
+    numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+    numbers |= {} if cache_gb is None else {"cache_gb": cache_gb}
+    for name, number in numbers.items():
+        if not is_number(number) or not 0 <= number < math.inf:
+            raise UsageError(f"{name} is a number, at least 0, not {number!r}.")
+    if not _is_window(window):
+        raise UsageError(f"window is two multiples of 16, as [112, 96], not {window!r}.")
     last = Path(folder) / LAST
     if last.is_file() and not resume and not in_monai_label():
         raise UsageError(
             f"{last}: there is a training already; go on with --resume True, or choose another output folder."
         )
+
+
+def _is_window(window: object) -> bool:
+    sides = list(window) if isinstance(window, (list, tuple)) else []
+    whole = all(isinstance(side, int) and not isinstance(side, bool) for side in sides)
+    return whole and len(sides) == 2 and all(side >= 16 and side % 16 == 0 for side in sides)
+
+
+def run_and_release(trainer: Trainer, lock: ExitStack) -> None:
+    """
+    Run a trainer, and let go of its folder however that ends: in a notebook the failed run lives on.
+
+    Args:
+        trainer: MONAI's.
+        lock: what keeps other trainings out of the folder.
+    """
+    with lock:
+        trainer.run()
 
 
 def start_from(pretrained: str | Path | None, network: Network, frozen: str | Sequence[str] = ()) -> Network:
@@ -66,12 +105,13 @@ def start_from(pretrained: str | Path | None, network: Network, frozen: str | Se
         pretrained: weights file, or None to keep the random initialisation. Weights for another number of
             input channels are adapted, which is logged.
         network: on its device.
-        frozen: what is not trained: parts by the start of their names, such as ``"encoder"``, or
-            ``"batch_norm"``: all batch norms keep and use the statistics they have.
+        frozen: what is not trained: parts by their names, numbers at their end left out or not, such as
+            ``"encoder"`` or ``"encoder1"``, or ``"batch_norm"``: all batch norms keep and use the statistics
+            they have.
 
     Raises:
         WeightsError: if the weights are missing, corrupt, unsafe or of another architecture.
-        UsageError: if nothing has a name in ``frozen``.
+        UsageError: see `freeze`.
     """
     if pretrained:
         state, adapted = adapt_channels(load_weights(pretrained), network)
@@ -82,7 +122,7 @@ def start_from(pretrained: str | Path | None, network: Network, frozen: str | Se
             )  # fmt: skip
         check_architecture(network, state, pretrained)
         network.load_state_dict(state)
-    return freeze(network, [frozen] if isinstance(frozen, str) else frozen)
+    return freeze(network, ensure_tuple(frozen or ()))
 
 
 def adapt_channels(state: Mapping[str, Tensor], network: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
@@ -125,24 +165,25 @@ def freeze(network: Network, parts: Sequence[str]) -> Network:
         parts: see `start_from`.
 
     Raises:
-        UsageError: if nothing has such a name.
+        UsageError: if nothing that is trained has such a name, or nothing is left to train.
     """
     still = []
     for part in parts:
+        named = re.compile(rf"{re.escape(str(part))}\d*(\.|$)")
         chosen = {
             name: module
             for name, module in network.named_modules()
-            if (
-                isinstance(module, nn.BatchNorm2d) if part == "batch_norm" else name and name.startswith(part)
-            )
+            if (isinstance(module, nn.BatchNorm2d) if part == "batch_norm" else name and named.match(name))
         }
-        if not chosen:
-            names = ", ".join(name for name, _ in network.named_children())
+        if not any(any(True for _ in module.parameters()) for module in chosen.values()):
+            names = ", ".join(name for name, child in network.named_children() if [*child.parameters()])
             raise UsageError(f"{type(network).__name__} has no part {part!r} to freeze: it has {names}.")
         if part != "batch_norm":
             for module in chosen.values():
                 module.requires_grad_(False)
         still += [name for name, module in chosen.items() if isinstance(module, nn.BatchNorm2d)]
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise UsageError(f"{', '.join(map(str, parts))}: nothing is left to train; freeze less.")
     return _keep_still(network, still) if still else network
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 
+from shared_nets.errors import ScanGeometryError, own_error
+
 CONFIGS = Path(__file__).parents[2] / "xnet_bundle" / "configs"
 # ATLAS R1.1's grid: 1 mm, MNI152.
 SHAPE = (197, 233, 189)
@@ -49,6 +51,25 @@ def test_inference(volume: np.ndarray, paths: dict[str, str]) -> None:
     image = preprocessing({"image": paths["image"]})["image"]  # type: ignore[operator]
     assert image.shape == (1, 224, 192, 189)
     np.testing.assert_allclose(image[0].numpy(), expected(volume), atol=1e-6)
+
+
+@pytest.mark.parametrize("other", ["shape", "voxels"])
+def test_another_grid_is_refused(volume: np.ndarray, tmp_path: Path, other: str) -> None:
+    """The crop at fixed voxels would take lesions away."""
+    scan = nib.Nifti1Image(volume[..., :-1], AFFINE) if other == "shape" else nib.Nifti1Image(
+        volume, AFFINE @ np.diag([1, 1, 1.2, 1]))  # fmt: skip
+    nib.save(scan, tmp_path / "scan.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros(scan.shape, np.uint8), scan.affine), tmp_path / "mask.nii.gz")
+    case = {"image": str(tmp_path / "scan.nii.gz"), "label": str(tmp_path / "mask.nii.gz")}
+    for names, section in (
+        (["inference.json", "paper_inference.json"], "preprocessing"),
+        (["train.json", "paper_train.json"], "validate#preprocessing"),
+    ):
+        with pytest.raises(RuntimeError) as caught:
+            parsed(names, section)(dict(case))  # type: ignore[operator]
+        ours = own_error(caught.value)
+        assert isinstance(ours, ScanGeometryError)
+        assert "scan.nii.gz has 233×197×18" in str(ours)
 
 
 def test_training(volume: np.ndarray, paths: dict[str, str]) -> None:

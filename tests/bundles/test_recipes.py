@@ -18,6 +18,8 @@ Folders = Mapping[str, Path]
 
 
 def paper(bundles: Folders, trees: Folders, name: str, **settings: Any) -> ConfigWorkflow:
+    if name == "xnet":  # nothing is prepared: the phantoms do not lie on ATLAS's grid, which it wants
+        settings |= {"cache_gb": 0, "train#dataset#cache_dir": None}
     workflow = ConfigWorkflow(
         config_file=json.loads(config(bundles[name], "train", "paper_train").replace("'", '"')),
         workflow_type="train", bundle_root=str(bundles[name]), dataset_dir=str(trees[name]), quiet=True,
@@ -51,9 +53,21 @@ def test_xnet_draws_every_slice_alike_and_leaves_it_as_it_is(bundles: Folders, t
     optimizer, scheduler = (parser.get_parsed_content(key) for key in ("optimizer", "lr_scheduler"))
     assert type(optimizer) is torch.optim.Adam
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3]
-    assert (scheduler.factor, scheduler.patience, scheduler.threshold) == (0.2, 3, 1e-3)
+    assert (scheduler.factor, scheduler.threshold) == (0.2, 1e-3)
     assert parser.get_parsed_content("early_stop_patience") == 5
+    assert parser["early_stop"]["min_delta"] == 0
     assert parser.get_parsed_content("max_epochs") == 100
+
+
+def test_xnets_rate_is_cut_when_keras_cuts_it(bundles: Folders, trees: Folders) -> None:
+    """Keras: after ``patience`` (3) validations without progress; PyTorch: after one more than its own."""
+    parser = paper(bundles, trees, "xnet").parser
+    scheduler, optimizer = (parser.get_parsed_content(key) for key in ("lr_scheduler", "optimizer"))
+    rates = []
+    for dice in (0.1, 0.2, 0.3, 0.3, 0.3005, 0.3, 0.3, 0.3, 0.3):
+        scheduler.step(dice)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3] * 5 + [2e-4] * 3 + [4e-5])
 
 
 @pytest.mark.parametrize("order", [("paper_train", "multi_gpu_train"), ("multi_gpu_train", "paper_train")])

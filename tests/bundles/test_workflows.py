@@ -122,7 +122,7 @@ def test_a_record_has_the_transforms_in_use(bundles: Folders, name: str) -> None
     if name == "xnet":  # nothing is resampled there
         paper = settings("paper_inference")
         assert paper["spacing"] is None
-        assert paper["preprocessing"][2].startswith("SpatialCropd")
+        assert paper["preprocessing"][3].startswith("SpatialCropd")
 
 
 # ---- data ----

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from shared_nets import CNNRes, evaluation
 from shared_nets.errors import UsageError
 from shared_nets.evaluation import measure_case
-from shared_nets.experiments.crossvalidation import Experiment, telling_how_to_go_on
+from shared_nets.experiments.crossvalidation import Experiment, check_recipe, telling_how_to_go_on
 from shared_nets.files import held, in_turn
 from tests.bundles.test_workflows import digest, items
 from tests.commands import ROOT, strokeseg
@@ -239,13 +239,71 @@ def test_a_single_subject_leaves_nothing_to_evaluate(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--set", "max_epochs=0"), "max_epochs is a whole number, at least 1, not 0"),
+        (("--set", "max_epochs=many"), "max_epochs is a whole number, at least 1, not 'many'"),
+        (("--set", "window=[100, 100]"), "window is two multiples of 16"),
+        (
+            ("--recipe", '{"max_epoch": 1}'),
+            "train.json has no max_epoch, and nothing in the recipe reads it; did",
+        ),
+        (("--recipe", '{"max_epochs": 1'), "recipe.json cannot be read as a config"),
+        (("--recipe", "[1]"), "recipe.json cannot be read as a config (no object in braces)"),
+    ],
+)
+def test_settings_and_recipes_that_cannot_work(
+    bundles: Folders, data: dict[str, Path], tmp_path: Path, words: tuple[str, str], told: str
+) -> None:
+    option, value = words
+    if option == "--recipe":
+        (tmp_path / "recipe.json").write_text(value)
+        value = str(tmp_path / "recipe.json")
+    done = strokeseg(*command(bundles, data, "cnnres", tmp_path / "out", "--fold", 0, option, value))
+    assert done.code == 1
+    assert told in done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_may_have_values_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"decay": 0.1, "weight_decay": "@decay", "loss#batch": true}')
+    (tmp_path / "train.json").write_text('{"weight_decay": 0, "loss": {}}')
+    check_recipe(tmp_path / "recipe.json", tmp_path / "train.json")
+
+
+def test_test_cases_that_were_trained_on_are_told(bundles: Folders, trees: Folders, tmp_path: Path) -> None:
+    path = trees["cnnres"] / "leak.json"
+    sections = {"training": [1, 2, 3], "validation": [4], "test": [2]}
+    path.write_text(json.dumps({k: items(trees["cnnres"], "cnnres", v) for k, v in sections.items()}))
+    words = command(bundles, {"cnnres": path}, "cnnres", tmp_path / "out", "--evaluate-on", "test")
+    done = strokeseg(*words, "--set", "max_epochs=1")
+    path.unlink()
+    assert done.code == 0, done.err
+    assert "The same subjects train and test, so scores flatter: case2" in done.err
+
+
+def test_fine_tunings_own_options_are_not_set(
+    bundles: Folders, data: dict[str, Path], tmp_path: Path
+) -> None:
+    """Training would start from other weights than the evaluation before it."""
+    done = strokeseg(
+        "finetune", data["cnnres"], "--model", "cnnres", "--bundle", bundles["cnnres"],
+        "--output", tmp_path / "out", "--set", "pretrained=other.pt",
+    )  # fmt: skip
+    assert done.code == 2
+    assert "--set pretrained: use --pretrained." in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_start_that_failed_does_not_lock_the_folder(
     bundles: Folders, data: dict[str, Path], tmp_path: Path
 ) -> None:
     """Settings that no epoch was trained with give way to corrected ones; what they left is not used."""
     output = tmp_path / "out"
     words = command(bundles, data, "cnnres", output, "--fold", 0)
-    done = strokeseg(*words, "--set", "slices_per_scan=0")
+    done = strokeseg(*words, "--set", "loss#_target_=DiceLos")
     assert done.code == 1
     assert (output / "experiment.json").is_file()
     prepared = output / "fold0" / "cache" / "of_other_settings"
@@ -281,7 +339,7 @@ def test_fine_tuning_begins_again_with_corrected_settings(
         assert f"{tmp_path / weights}" in done.err
         assert told in done.err
         assert not output.exists()
-    done = strokeseg(*words, "--set", "slices_per_scan=0")
+    done = strokeseg(*words, "--set", "loss#_target_=DiceLos")
     assert done.code == 1
     before = output / "fold0" / "before" / "metrics.csv"
     made = before.stat().st_mtime_ns
@@ -324,7 +382,7 @@ def trained(bundles: Folders, trees: Folders, tmp_path: Path) -> Experiment:
         (output / f"fold{fold}" / "models").mkdir(parents=True)
         weights = CNNRes().state_dict()
         save_file(weights, output / f"fold{fold}" / "models" / "last.safetensors")
-        (output / f"fold{fold}" / "trained.json").write_text('{"epoch": 1, "iteration": 1, "batch": 1}')
+        (output / f"fold{fold}" / "trained.json").write_text('{"epoch": 1, "slices": 1}')
     return Experiment(bundle, tree, output, silent={"quiet": True})
 
 
@@ -435,9 +493,9 @@ def test_of_jobs_that_end_together_the_last_to_write_has_seen_all(trained: Exper
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
-        ("window=[40, 32]", "multiples of 16, not 40×32"),
+        ("window=[40, 32]", "window is two multiples of 16, as [112, 96], not [40, 32]"),
         ("network_def#fsm=cosine", "must be one of"),
-        ("window_batch=0", "must be positive"),
+        ("window_batch=0", "window_batch is a whole number, at least 1, not 0"),
         ("train#deterministic_transforms#5#upper=101", "not 0.5 and 101"),
     ],
 )

@@ -231,15 +231,15 @@ def test_the_markdown_has_measured_and_published_figures(tmp_path: Path) -> None
 
 def test_the_note_tells_the_range_where_trainings_ended_at_different_epochs() -> None:
     rows = made(A=[0.5] * 6, C=[0.4] * 6)
-    assert "for 2 epochs and 16 slices a fold" in explanation(rows, (48, 48), "volumes")
+    assert "for 2 epoch(s) and 16 slices a fold" in explanation(rows, (48, 48), "volumes")
     rows["epochs"], rows["slices"] = [2, 5], [16, 40]
-    assert "for 2 to 5 epochs and 16 to 40 slices a fold" in explanation(rows, (48, 48), "volumes")
+    assert "for 2 to 5 epoch(s) and 16 to 40 slices a fold" in explanation(rows, (48, 48), "volumes")
 
 
 def test_the_budget_is_that_of_the_fold_trained_longest(tmp_path: Path) -> None:
     experiment = Experiment(tmp_path / "bundle", tmp_path / "data", tmp_path)
     for fold, epochs in ((0, 3), (2, 5)):
-        trained = {"epoch": epochs, "iteration": 10 * epochs, "batch": 8}
+        trained = {"epoch": epochs, "slices": 80 * epochs}
         (tmp_path / f"fold{fold}").mkdir()
         (tmp_path / f"fold{fold}" / "trained.json").write_text(json.dumps(trained))
     assert budget(experiment, [0, 2]) == {"folds": 2, "epochs": 5, "slices": 5 * 10 * 8}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 import pytest
@@ -51,8 +52,8 @@ class Training:
         if state.best_metric_epoch == -1 or score > state.best_metric:
             state.best_metric, state.best_metric_epoch = score, engine.state.epoch
 
-    def run(self, folder: Path, resume: bool = False) -> None:
-        state = {"optimizer": self.optimizer}
+    def run(self, folder: Path, resume: bool = False, more: Mapping[str, Any] | None = None) -> None:
+        state = {"optimizer": self.optimizer, **(more or {})}
         Checkpoints(str(folder), self.network, state, self.validator, resume).attach(self.trainer)
         self.trainer.run([0, 1], max_epochs=self.epochs)
 
@@ -113,6 +114,31 @@ class TestCheckpoints:
         with pytest.raises(UsageError, match=r"already has 2 epochs; raise max_epochs"):
             Training(epochs).run(tmp_path, resume=True)
         assert weight(tmp_path / "model.pt") == 4
+
+    @pytest.mark.parametrize(
+        ("change", "told"),
+        [
+            ({"lr": 0.5}, "has the learning_rate 1, not 0.5: resume it with that"),
+            ({"weight_decay": 0.1}, "has the weight_decay 0, not 0.1"),
+            ({"steps": 8}, r"\(total_steps\) 4, not 8"),
+        ],
+    )
+    def test_what_a_checkpoint_brings_back_cannot_be_changed(
+        self, tmp_path: Path, change: dict[str, float], told: str
+    ) -> None:
+        def state(lr: float = 1.0, weight_decay: float = 0.0, steps: int = 4) -> dict[str, Any]:
+            optimizer = torch.optim.Adam(nn.Linear(1, 1).parameters(), lr=lr, weight_decay=weight_decay)
+            schedule = (
+                torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, div_factor=1, total_steps=steps)
+                if "steps" in change
+                else torch.optim.lr_scheduler.ConstantLR(optimizer)
+            )
+            return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+        Training(1).run(tmp_path, more=state())
+        Training(2).run(tmp_path, resume=True, more=state())
+        with pytest.raises(UsageError, match=told):
+            Training(3).run(tmp_path, resume=True, more=state(**change))
 
     @pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
     def test_unusable_state(self, tmp_path: Path, content: bytes | None) -> None:

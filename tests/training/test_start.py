@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from shared_nets.training import (
     decay_kernels_only,
     leaves_one_slice,
     local_device,
+    only_training,
     parallel,
+    run_and_release,
     start_from,
 )
 from shared_nets.training.processes import join_processes
@@ -40,6 +43,12 @@ class TestCheck:
             ({"learning_rate": -0.1}, "learning_rate is a number, at least 0, not -0.1"),
             ({"learning_rate": float("nan")}, "learning_rate"),
             ({"learning_rate": None}, "learning_rate"),
+            ({"weight_decay": -1}, "weight_decay is a number, at least 0, not -1"),
+            ({"cache_gb": "abc"}, "cache_gb is a number, at least 0, not 'abc'"),
+            ({"window": 32}, "window is two multiples of 16, as"),
+            ({"window": [100, 96]}, "window"),
+            ({"window": [16, 16, 16]}, "window"),
+            ({"window_batch": 0}, "window_batch"),
         ],
     )
     def test_impossible_settings(self, tmp_path: Path, setting: dict[str, Any], told: str) -> None:
@@ -139,9 +148,34 @@ class TestFreezing:
             assert training & norms.keys() == norms.keys() - frozen
             assert "dropout" in training
 
+    @pytest.mark.parametrize("part", ["d", "pool", "", 5])
+    def test_what_is_no_part_with_weights(self, part: Any) -> None:
+        with pytest.raises(UsageError, match=f"no part {part!r} to freeze"):
+            start_from(None, CNNRes(), frozen=[part])
+
+    def test_nothing_left_to_train(self) -> None:
+        with pytest.raises(UsageError, match="encoder, decoder, up, fsm, head: nothing is left to train"):
+            start_from(None, XNet(), frozen=["encoder", "decoder", "up", "fsm", "head"])
+
     def test_a_part_that_is_not_there(self) -> None:
         with pytest.raises(UsageError, match="no part 'encodr' to freeze: it has translation1"):
             start_from(None, CNNRes(), frozen=["encodr"])
+
+
+class TestRunAndRelease:
+    def test_a_run_that_broke_off_lets_go_of_its_folder(self, tmp_path: Path) -> None:
+        """A notebook keeps the failed run, with all that it holds, until another error comes."""
+
+        class Interrupted:
+            def run(self) -> None:
+                raise KeyboardInterrupt
+
+        lock = ExitStack()
+        lock.enter_context(only_training(str(tmp_path)))
+        with pytest.raises(KeyboardInterrupt):
+            run_and_release(Interrupted(), lock)  # type: ignore[arg-type]
+        with only_training(str(tmp_path)):
+            pass
 
 
 class TestDecay:
