@@ -42,18 +42,29 @@ def predict(
         bool, typer.Option("--save-labels", help="Also write the lesions numbered, the largest 1.")
     ] = False,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Probability from which a voxel is lesion.")
+        float | None,
+        typer.Option(min=0, max=1, help="Probability from which a voxel is lesion; as shipped 0.5."),
     ] = None,
     peak_threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Lesions in which no voxel reaches this probability are dropped."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Lesions in which no voxel reaches this probability are dropped; as shipped 0.8 (xnet), "
+            "0.99 (cnnres).",
+        ),
     ] = None,
     smallest_lesion_ml: Annotated[
-        float | None, typer.Option(min=0, help="Lesions below this volume in mL are dropped.")
+        float | None,
+        typer.Option(min=0, help="Lesions below this volume in mL are dropped; as shipped 0.05."),
     ] = None,
     smoothing_mm: Annotated[
         float | None,
-        typer.Option(min=0, help="Logits are averaged over slices this near, in mm; 0 for none."),
+        typer.Option(
+            min=0,
+            help="Logits are averaged over slices by a Gaussian of this standard deviation (mm), 0 for none; "
+            "as shipped 1.5 (xnet), 0.75 (cnnres).",
+        ),
     ] = None,
     mirror: Annotated[
         bool | None,

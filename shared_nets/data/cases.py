@@ -19,6 +19,7 @@ from shared_nets.data.names import (
     SCAN_SUFFIXES,
     Case,
     case_name,
+    contrast_of,
     first_path,
     flair_of,
     modality_of,
@@ -264,7 +265,7 @@ def _of_modalities(
     Where a file's name says nothing, that of its subfolder may. With ``by_suffix``, as in BIDS, files' names
     must say what they show; only those that do not are odd there.
     """
-    shown = {p: modality_of(p) for p in files}
+    shown = {p: modality_of(p) if by_suffix else contrast_of(p) for p in files}
     if not by_suffix:
         shown |= {p: modality_of_folder(p) for p in files if shown[p] is None and p.parent != folder}
     silent = [p for p in files if shown[p] is None]
@@ -278,8 +279,7 @@ def _of_modalities(
         why = (
             f"the names of all its {len(files)} scans {say}"
             if files
-            else "no .nii, .nii.gz, .mha or .nrrd file and no DICOM series lies in it, and neither does "
-            "imagesTr or imagesTs"
+            else "no .nii, .nii.gz, .mha or .nrrd file, DICOM series, imagesTr or imagesTs lies in it"
         )
         raise ScanNotFoundError(
             f"{folder} has no {_words(modalities)} scans: {why}; name the scans' own folder."
@@ -516,7 +516,7 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...], left_out: LeftOut
             continue
         parsed = parse_name(p)
         match = CHANNEL.fullmatch(parsed.stem)
-        name, modality, key = case_name(p), parsed.modality or modality_of_folder(p), patient_key(p, parsed)
+        name, modality, key = case_name(p), contrast_of(p) or modality_of_folder(p), patient_key(p, parsed)
         if match and _are_channels(numbers[p.parent, match[1]], len(modalities)):
             if int(match[2]) >= len(modalities):
                 further.append(p)

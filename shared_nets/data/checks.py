@@ -90,7 +90,9 @@ def check_file(path: str) -> None:
         raise UnreadableScanError(f"{path} is a single DICOM file: name the folder of its series.")
     name, zipped = path.lower(), start.startswith(b"\x1f\x8b")
     if not name.endswith((".nii", ".nii.gz")):
-        raise UnreadableScanError(f"{path} does not end in .nii or .nii.gz: convert the scan to NIfTI.")
+        raise UnreadableScanError(
+            f"{path} does not end in .nii, .nii.gz, .mha, .mhd or .nrrd: convert the scan to NIfTI."
+        )
     if zipped and name.endswith(".nii"):
         raise UnreadableScanError(
             f"{path} is gzip-compressed although it ends in .nii: rename it to .nii.gz."

@@ -118,14 +118,16 @@ def parse_sizes(split: str) -> tuple[int, int, int]:
 def check_labels(found: Found, quiet: bool) -> dict[str, float]:
     """Volumes in mL by the case's name; what cannot be used is moved to ``left_out``."""
     volumes: dict[str, float] = {}
-    kept = []
-    for item in tqdm(found.training, unit="mask", disable=quiet):
+    usable = set()
+    labelled = [item for item in (*found.training, *found.test) if item.get("label")]
+    for item in tqdm(labelled, unit="mask", disable=quiet):
         try:
             volumes[item["name"]] = lesion_ml(item)
-            kept.append(item)
+            usable.add(id(item))
         except StrokeSegError as error:
             found.left_out.append((item["name"], str(error)))
-    found.training = kept
+    found.training = [item for item in found.training if id(item) in usable]
+    found.test = [item for item in found.test if id(item) in usable or not item.get("label")]
     return volumes
 
 
@@ -179,6 +181,8 @@ def summary(sections: Mapping[str, Sequence[Item]], found: Found, volumes: Mappi
             lines.append(f"{key}s: " + ", ".join(f"{name} {n}" for name, n in sorted(counts.items())))
     if not any("fold" in item for item in with_label):
         lines.append(", ".join(f"{name} {len(items)}" for name, items in sections.items() if items))
+    elif tests := sum("label" in item for item in sections.get("test", [])):
+        lines.append(f"test {tests}")
     if volumes:
         shown = sorted(volume for volume in volumes.values() if volume > 0)
         if shown:

@@ -39,7 +39,7 @@ from shared_nets.data.checks import (
     is_nifti,
 )
 from shared_nets.data.formats import Scan, as_nifti, is_other_format, scan_name
-from shared_nets.data.names import flair_of, modality_of
+from shared_nets.data.names import contrast_of, flair_of
 from shared_nets.data.preprocessing import background_of
 from shared_nets.errors import (
     ScanMismatchError,
@@ -109,8 +109,20 @@ class LoadScand(MapTransform):
         """
         loaded = dict(data)
         for key in self.key_iterator(loaded):
+            if "label" not in loaded:  # nothing to learn from: it is to be segmented
+                self._tell_lone_second(loaded[key])
             loaded[key] = self._load(loaded[key])
         return loaded
+
+    def _tell_lone_second(self, image: Any) -> None:
+        """Warn of a FLAIR without its DWI, on which hardly any acute lesion shows."""
+        first, second = self._files(image)
+        if first is None and second is not None:
+            one, other = self.modalities
+            warn_of_scan(
+                f"{scan_name(second)} is a {other} without its {one}, and hardly any lesion is found on it: "
+                f"0 mL does not say that there is none."
+            )
 
     def shown(self, image: Any) -> list[bool]:
         """
@@ -157,7 +169,7 @@ class LoadScand(MapTransform):
         """Whether one file or image may hold both modalities: its name says none, and it is no series."""
         one = len(self.modalities) == 2 and second is None and not isinstance(image, (list, tuple))
         return one and (
-            not isinstance(first, str) or (modality_of(first) is None and not has_bval(Path(first)))
+            not isinstance(first, str) or (contrast_of(first) is None and not has_bval(Path(first)))
         )
 
     def _second_channel(self, second: Scan | None, scan: Volume) -> NDArray[np.float32]:
@@ -190,7 +202,7 @@ class LoadScand(MapTransform):
         if len(named) == 2 or len(self.modalities) == 1 or not isinstance(named[0], str):
             return named[0], named[1] if len(named) == 2 else None
         path = named[0]
-        if modality_of(path) == self.modalities[1]:
+        if contrast_of(path) == self.modalities[1]:
             return None, path
         sibling = flair_of(Path(path))
         return path, str(sibling) if sibling.is_file() else None

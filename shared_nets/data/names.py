@@ -101,7 +101,7 @@ def said_by_words(path: str | os.PathLike[str]) -> list[str]:
     """
     Which contrasts any words of a file's name say, digits behind them left aside.
 
-    Too vague to choose or pair scans by, as `modality_of` does, but enough to ask for a second look.
+    Several are too vague to choose or pair scans by, but enough to ask for a second look.
 
     Args:
         path: a scan, e.g. ``p3_t2_flair_tra.nii.gz`` or ``FLAIR1.nii``.
@@ -113,6 +113,25 @@ def said_by_words(path: str | os.PathLike[str]) -> list[str]:
     words = re.split(r"[^a-z0-9]+", stem_of(Path(path)).lower())
     said = [_CONTRAST.get(word) or _CONTRAST.get(word.rstrip("0123456789")) for word in words]
     return [contrast for contrast in said if contrast]
+
+
+def contrast_of(path: str | os.PathLike[str]) -> str | None:
+    """
+    What a file's name says it shows: by its end, see `modality_of`, else by all its words, if they say one.
+
+    Args:
+        path: a scan, e.g. ``DWI_b1000.nii.gz`` or ``T2_brain.nii.gz``; it need not exist.
+    """
+    said = set(said_by_words(path))
+    return modality_of(path) or (said.pop() if len(said) == 1 else None)
+
+
+def before_contrast(stem: str) -> str:
+    """A name's start up to the first word that says a contrast: ``p1`` of ``p1_DWI_b1000``."""
+    for word in re.finditer(r"[A-Za-z0-9]+", stem):
+        if said_by_words(word[0]):
+            return stem[: word.start()].rstrip("_-. ")
+    return stem
 
 
 def case_name(path: str | os.PathLike[str]) -> str:
@@ -193,4 +212,10 @@ def patient_key(path: Path, parsed: ScanName) -> tuple[Path, str]:
         folder = path.parent.parent if path.parent.name in ("anat", "dwi") else path.parent
         return folder, "_".join(e for e in parsed.entities if e.startswith(("sub-", "ses-")))
     by_contrast = modality_of_folder(path) in ("DWI", "FLAIR")
-    return path.parent.parent if by_contrast else path.parent, parsed.before
+    contrast = contrast_of(path)
+    start = parsed.before if parsed.modality or not contrast else before_contrast(parsed.stem)
+    if contrast and all(
+        _MODALITY.get(word.lower()) == contrast for word in re.findall(r"[A-Za-z0-9]+", start)
+    ):
+        start = ""  # DWI_b1000 says twice what it shows
+    return path.parent.parent if by_contrast else path.parent, start

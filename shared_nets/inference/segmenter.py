@@ -172,7 +172,7 @@ def _as_paths(given: Any) -> Any:
     """Paths as text, images as they are."""
     if isinstance(given, (list, tuple)):
         return [_as_paths(one) for one in given]
-    return os.fspath(given) if isinstance(given, os.PathLike) else given
+    return os.path.expanduser(given) if isinstance(given, (str, os.PathLike)) else given
 
 
 @contextmanager

@@ -247,7 +247,8 @@ def read_state(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]
     # What is checked is what is loaded: the file is read once.
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256.strip().lower():
         raise WeightsError(
-            f"{path} is not the file that was released (its SHA-256 is not {sha256}); download it again."
+            f"{path} is not the file that was released or asked for (its SHA-256 is not {sha256}): get it "
+            f"again."
         )
     return read_safetensors(data, path) if path.suffix == ".safetensors" else read_torch(data, path)
 

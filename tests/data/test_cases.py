@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shared_nets.data import ScanWarning, case_name, find_cases, modality_of, read_folds, subject_of
+from shared_nets.data.cases import left_out_of
 from shared_nets.errors import ScanNotFoundError, UsageError
 
 PAIR = ("DWI", "FLAIR")
@@ -347,7 +348,7 @@ def test_tree_of_two_modalities_and_of_plain_names(make: Any) -> None:
         (["imagesTs/A.nii.gz"], "training", "no folder imagesTr"),
         (["imagesTr/A.nii.gz", "labelsTr/A.nii.gz"], "test", "no folder imagesTs"),
         (["imagesTs/notes.txt"], "test", "no .nii, .nii.gz, .mha or .nrrd file"),
-        (["notes.txt"], "test", "neither does imagesTr"),
+        (["notes.txt"], "test", "imagesTr or imagesTs lies in it"),
         (["a_T2w.nii.gz", "a_mask.nii.gz"], "test", "all its 2 scans"),
     ],
 )
@@ -680,6 +681,23 @@ def test_two_words_of_one_contrast_do_not_part_a_patients_scans(make: Any) -> No
     assert images(find_cases(root, modalities=PAIR), root) == [
         ["2_DWI.nii.gz", "2_T2_FLAIR.nii.gz"], ["p1_DWI_b1000.nii.gz", "p1_FLAIR.nii.gz"]
     ]  # fmt: skip
+
+
+def test_a_contrast_anywhere_in_a_name_pairs_and_leaves_out(make: Any) -> None:
+    """If it is the only one that the name says; a FLAIR was taken for another DWI."""
+    root = make("p1/DWI_b1000.nii.gz", "p1/FLAIR_brain.nii.gz", "p1/T2_brain.nii.gz", "p2/p2_dwi.nii.gz",
+                "p2/p2_flair_reg.nii.gz")  # fmt: skip
+    found = find_cases(root, modalities=("DWI", "FLAIR"))
+    assert sorted(tuple(Path(p).name for p in case["image"]) for case in found) == [
+        ("DWI_b1000.nii.gz", "FLAIR_brain.nii.gz"), ("p2_dwi.nii.gz", "p2_flair_reg.nii.gz")
+    ]  # fmt: skip
+    (left_out,) = left_out_of(found).values()
+    assert [Path(p).name for p in left_out] == ["T2_brain.nii.gz"]
+
+
+def test_two_contrasts_in_a_name_say_nothing(make: Any) -> None:
+    root = make("p1_t2_flair_tra.nii.gz", "p2_brain.nii.gz")
+    assert len(find_cases(root, modalities=("T1w",))) == 2
 
 
 def test_points_in_time_called_like_contrasts_stay_apart(make: Any) -> None:

@@ -338,6 +338,25 @@ def test_masks_that_cannot_be_used_are_left_out_and_named(
     assert told in line
 
 
+def test_masks_of_test_cases_are_read_too(tmp_path: Path) -> None:
+    folder = trees.decathlon(tmp_path, "xnet")
+    (folder / "dataset.json").unlink()
+    tests = sorted(p.name.replace("_0000", "") for p in (folder / "imagesTs").glob("*.nii.gz"))
+    for number, name in enumerate(tests):
+        trees.mask(folder / "labelsTs" / name, number + 1)
+    assert f"test {len(tests)}" in make_data_list(
+        read_folder(folder), tmp_path / "a.json", folds=2, quiet=True
+    )
+    write(
+        folder / "labelsTs" / tests[0],
+        lesion_mask(1, trees.SMALL) * np.float32(0.4),
+        affine(trees.MM, trees.SMALL),
+    )
+    text = make_data_list(read_folder(folder), tmp_path / "list.json", folds=2, quiet=True)
+    assert "is not binary" in next(line for line in text.splitlines() if line.startswith("left out: "))
+    assert len(json.loads((tmp_path / "list.json").read_text()).get("test", [])) == len(tests) - 1
+
+
 def test_a_name_that_is_no_utf_8_is_listed_and_found_again(tmp_path: Path) -> None:
     for path in trees.loose(tmp_path).glob("p2_*"):
         path.rename(tmp_path / os.fsdecode(b"M\xfcller" + path.name.removeprefix("p2").encode()))

@@ -63,7 +63,7 @@ def test_what_does_not_verify_is_told(bundles: Mapping[str, Path], tmp_path: Pat
     shutil.copy(bundles["cnnres"] / "models" / "model.pt", folder / "models" / "model.pt")
     done = strokeseg("weights", "verify", folder)
     assert (done.code, done.out) == (1, "")
-    assert "model.pt is not the file that was released" in done.told
+    assert "model.pt is not the file that was released or asked for" in done.told
     assert describe(folder).splitlines()[5] == "released: no, changed since the release"
     assert strokeseg("weights", "restore", folder).code == 0
     assert strokeseg("weights", "verify", folder).code == 0
