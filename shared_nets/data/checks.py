@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from shared_nets.data.bids import has_bval, read_sidecar
 from shared_nets.data.names import modality_of, said_by_words, stem_of
-from shared_nets.data.preprocessing import head_mask
+from shared_nets.data.preprocessing import head_mask, times
 from shared_nets.errors import (
     MaskError,
     ScanGeometryError,
@@ -424,24 +424,21 @@ def _sidecar_numbers(path: str) -> dict[str, float]:
     return {key: float(value) for key, value in items if isinstance(value, (int, float))}
 
 
-def check_overlap(
-    affine: NDArray[Any],
-    shape: Sequence[int],
-    path: str,
-    other: NDArray[Any],
-    other_shape: Sequence[int],
-    name: str,
-) -> None:
+class Grid(NamedTuple):
+    """Where the voxels of a scan or mask lie: its affine (4, 4) to RAS mm, its shape, and its file."""
+
+    affine: NDArray[Any]
+    shape: tuple[int, ...]
+    path: str
+
+
+def check_overlap(fixed: Grid, moving: Grid) -> None:
     """
     Refuse two scans that do not show the same place.
 
     Args:
-        affine: (4, 4) of the reference (DWI), voxel to RAS mm.
-        shape: its voxels along the three axes.
-        path: its file.
-        other: (4, 4) of the scan to bring there (FLAIR).
-        other_shape: its voxels along the three axes.
-        name: its file.
+        fixed: the reference's (DWI's).
+        moving: that of the scan to bring there (FLAIR).
 
     Raises:
         ScanMismatchError: if less than a tenth of the reference's volume lies inside the other's.
@@ -449,52 +446,42 @@ def check_overlap(
     Warns:
         ScanWarning: if less than half does.
     """
-    axes = [np.linspace(0, n - 1, 16) for n in shape[:3]]
+    axes = [np.linspace(0, n - 1, 16) for n in fixed.shape]
     points = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
-    to_other = np.linalg.solve(other, affine)
+    to_other = np.linalg.solve(moving.affine, fixed.affine)
     there = to_other[:3, :3] @ points + to_other[:3, 3:]
     # A voxel reaches half its side beyond its centre.
-    inside = ((there >= -0.5) & (there <= np.asarray(other_shape[:3])[:, None] - 0.5)).all(0).mean()
+    inside = ((there >= -0.5) & (there <= np.asarray(moving.shape)[:, None] - 0.5)).all(0).mean()
     if inside < LEAST_OVERLAP:
         raise ScanMismatchError(
-            f"{path} and {name} do not overlap in space ({inside:.0%} of the first lies in the second): "
-            f"check that both are of one patient and session, and their affines."
+            f"{fixed.path} and {moving.path} do not overlap in space ({inside:.0%} of the first lies in the "
+            f"second): check that both are of one patient and session, and their affines."
         )
     if inside < 0.5:
-        warn_of_scan(f"{name} covers only {inside:.0%} of {path}: where it ends, the DWI stands alone.")
+        warn_of_scan(
+            f"{moving.path} covers only {inside:.0%} of {fixed.path}: where it ends, the DWI stands alone."
+        )
 
 
-def check_same_grid(
-    affine: NDArray[Any],
-    shape: Sequence[int],
-    path: str,
-    other: NDArray[Any],
-    other_shape: Sequence[int],
-    name: str,
-) -> None:
+def check_same_grid(mask: Grid, scan: Grid) -> None:
     """
     Refuse a mask that is not on its scan's grid.
 
     Args:
-        affine: (4, 4) of the mask, voxel to RAS mm.
-        shape: its voxels along the three axes.
-        path: its file.
-        other: (4, 4) of the scan.
-        other_shape: its voxels along the three axes.
-        name: its file.
+        mask: the mask's.
+        scan: the scan's.
 
     Raises:
         ScanMismatchError: if the shapes differ or a corner lies more than 0.1 mm elsewhere.
     """
-    ours, theirs = tuple(shape[:3]), tuple(other_shape[:3])
-    if ours != theirs:
-        what = f"{'×'.join(map(str, ours))} against {'×'.join(map(str, theirs))} voxels"
-    elif (moved := corner_distance(affine, other, ours)) > GRID_TOLERANCE_MM:
+    if mask.shape != scan.shape:
+        what = f"{times(mask.shape)} against {times(scan.shape)} voxels"
+    elif (moved := corner_distance(mask.affine, scan.affine, mask.shape)) > GRID_TOLERANCE_MM:
         what = f"corners up to {moved:.1f} mm apart"
     else:
         return
     raise ScanMismatchError(
-        f"{path} is not on the grid of {name} ({what}): resample the mask onto its scan's grid."
+        f"{mask.path} is not on the grid of {scan.path} ({what}): resample the mask onto its scan's grid."
     )
 
 

@@ -138,14 +138,13 @@ def lesion_ml(item: Item) -> float:
     Raises:
         StrokeSegError: if the scan cannot be read, or a mask cannot be used or lies on another grid.
     """
-    scan = first_path(item["image"])
-    affine, shape = read_grid(scan)
+    grid = read_grid(first_path(item["image"]))
     merged: Any = 0
     for path in ensure_tuple(item["label"]):
         mask = read_mask(str(path))
-        check_same_grid(mask.affine, mask.array.shape[1:], str(path), affine, shape, scan)
+        check_same_grid(mask.grid, grid)
         merged = merged | (mask.array != 0)
-    return float(merged.sum()) * voxel_ml(affine)
+    return float(merged.sum()) * voxel_ml(grid.affine)
 
 
 def relative_to(item: Item, folder: Path) -> Item:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from shared_nets.data.bids import has_bval
 from shared_nets.data.checks import (
+    Grid,
     check_affine,
     check_binary,
     check_claimed_size,
@@ -59,6 +60,11 @@ class Volume(NamedTuple):
     array: NDArray[np.float32]
     affine: NDArray[np.float64]
     path: str
+
+    @property
+    def grid(self) -> Grid:
+        """Where its voxels lie."""
+        return Grid(self.affine, self.array.shape[1:], self.path)
 
 
 class LoadScand(MapTransform):
@@ -251,17 +257,16 @@ class LoadMaskd(MapTransform):
     def _load(self, paths: list[str], scan: Any) -> MetaTensor:
         if not isinstance(scan, MetaTensor):
             raise UsageError(f"LoadMaskd needs the scan {self.reference!r} loaded: put LoadScand before it.")
-        affine = np.asarray(scan.meta["original_affine"])
-        shape = [int(n) for n in scan.meta["spatial_shape"]]
+        meta = scan.meta
+        shape = tuple(int(n) for n in meta["spatial_shape"])
+        grid = Grid(np.asarray(meta["original_affine"]), shape, str(meta["filename_or_obj"]))
         merged = np.zeros((1, *shape), dtype=np.uint8)
         for path in paths:
             mask = read_mask(path)
-            check_same_grid(
-                mask.affine, mask.array.shape[1:], path, affine, shape, str(scan.meta["filename_or_obj"])
-            )
+            check_same_grid(mask.grid, grid)
             merged |= mask.array != 0
         # The scan's own affine: the masks' may differ by rounding.
-        return _to_tensor(merged, affine, paths[0])
+        return _to_tensor(merged, grid.affine, paths[0])
 
 
 def read_scan(scan: Scan, volumes: Sequence[int] = (1,)) -> Volume:
@@ -290,15 +295,12 @@ def read_scan(scan: Scan, volumes: Sequence[int] = (1,)) -> Volume:
     return volume
 
 
-def read_grid(scan: Scan) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+def read_grid(scan: Scan) -> Grid:
     """
     Where a scan's voxels lie; they themselves are not read from a NIfTI file.
 
     Args:
         scan: as in :func:`read_scan`, of one volume or of two.
-
-    Returns:
-        its affine (4, 4) to RAS mm, and its shape (X, Y, Z).
 
     Raises:
         StrokeSegError: the subclass that tells what is wrong with it.
@@ -307,7 +309,7 @@ def read_grid(scan: Scan) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
     with _open(scan) as (image, _):
         shape = check_dimension(image.header, path, volumes=(1, 2))
         check_affine(image.header, image.affine, path)
-        return np.array(image.affine, dtype=np.float64), shape[:3]
+        return Grid(np.array(image.affine, dtype=np.float64), shape[:3], path)
 
 
 def read_mask(path: str) -> Volume:
@@ -348,7 +350,7 @@ def resample_to(moving: Volume, fixed: Volume) -> NDArray[np.float32]:
             overlap.
     """
     shape = fixed.array.shape[1:]
-    check_overlap(fixed.affine, shape, fixed.path, moving.affine, moving.array.shape[1:], moving.path)
+    check_overlap(fixed.grid, moving.grid)
     resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=np.float32)
     # Where it does not reach it is to be as dark as its air, which is not 0 after a z-score.
     air = np.float32(background_of(moving.array[0]) or 0)

@@ -179,7 +179,7 @@ class CheckGridd(MapTransform):
 
 def times(numbers: Iterable[float]) -> str:
     """Numbers along the axes: ``2×2×4``."""
-    return "×".join(f"{number:.4g}" for number in numbers)
+    return "×".join(f"{number:g}" for number in numbers)
 
 
 class ScaleHeadIntensityd(MapTransform):
