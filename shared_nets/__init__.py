@@ -43,6 +43,7 @@ __all__ = [
 _SUBPACKAGES = (
     "annotation",
     "data",
+    "devices",
     "evaluation",
     "experiments",
     "inference",

@@ -52,6 +52,7 @@ KNOWN_PACKAGES = (
     "shared_nets.data.pooled",
     "shared_nets.data.preprocessing",
     "shared_nets.data.spacing",
+    "shared_nets.devices",
     "shared_nets.evaluation",
     "shared_nets.inference.backends",
     "shared_nets.inference.check",

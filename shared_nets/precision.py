@@ -1,8 +1,12 @@
-"""Half precision, which is bfloat16 here: where it pays."""
+"""Half precision, which is bfloat16 here: where it pays, and computing in it on a CPU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor
 
 
 def half_pays(device: torch.device | str) -> bool:
@@ -23,3 +27,19 @@ def half_pays(device: torch.device | str) -> bool:
         return False
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, name, bool)()) for name in checks)
+
+
+def in_bfloat16(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """
+    A computation on the CPU in bfloat16 wherever autocast takes that for safe, with its result in float32.
+
+    Args:
+        compute: from tensors to a tensor, a network say.
+    """
+
+    def computed(*inputs: Any) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            result = compute(*inputs)
+        return result.float()
+
+    return computed

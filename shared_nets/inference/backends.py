@@ -22,7 +22,7 @@ from shared_nets.bundles import Backend
 from shared_nets.errors import UsageError
 from shared_nets.inference.rewrites import rewrite
 from shared_nets.memory import keep_freed_memory
-from shared_nets.precision import half_pays
+from shared_nets.precision import half_pays, in_bfloat16
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -86,9 +86,7 @@ class InBfloat16(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, channels, H, W)`` to float32 logits ``(N, out, H, W)``."""
-        with torch.autocast("cpu", torch.bfloat16):
-            logits: Tensor = self.network(x)
-        return logits.float()
+        return in_bfloat16(self.network)(x)
 
 
 def check_backend(backend: str) -> None:

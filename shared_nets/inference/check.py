@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from shared_nets.bundles import check_command
-from shared_nets.errors import DeviceError, UsageError, WeightsError, tell_errors_in_words
+from shared_nets.devices import check_device
+from shared_nets.errors import UsageError, WeightsError, tell_errors_in_words
 from shared_nets.files import make_output_folder
 from shared_nets.inference.backends import check_backend, check_bfloat16
 from shared_nets.switches import is_number, is_true
@@ -141,27 +142,3 @@ def check_weights(weights: str | Path) -> None:
             f"{weights}: there is no such weights file; check the path, which follows the working directory "
             f"(that of a bundle's own weights: --bundle_root of monai.bundle)."
         )
-
-
-def check_device(device: torch.device | str) -> None:
-    """
-    Args:
-        device: a PyTorch device or its name.
-
-    Raises:
-        DeviceError: if this machine or this PyTorch has no such device.
-    """
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise DeviceError(f"{device}: no device has this name; use cpu, cuda or cuda:NUMBER.") from error
-    if wanted.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError(
-            f"{device}: PyTorch finds no GPU here; add --device cpu, or install CUDA's driver and PyTorch."
-        )
-    if wanted.type == "cuda" and wanted.index is not None and wanted.index >= torch.cuda.device_count():
-        raise DeviceError(
-            f"{device}: this machine's GPUs are cuda:0 to cuda:{torch.cuda.device_count() - 1}; choose one."
-        )
-    if wanted.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError(f"{device}: PyTorch finds no Apple GPU here; add --device cpu.")

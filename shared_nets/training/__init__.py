@@ -13,7 +13,6 @@ from shared_nets.training.handlers import (
 from shared_nets.training.processes import (
     join_processes,
     loader_workers,
-    local_device,
     only_training,
     parallel,
 )
@@ -41,7 +40,6 @@ __all__ = [
     "join_processes",
     "leaves_one_slice",
     "loader_workers",
-    "local_device",
     "only_training",
     "parallel",
     "prepared",

@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 
 from shared_nets.bundles import Model
 from shared_nets.cli.options import Debug
+from shared_nets.devices import check_device, local_device
 from shared_nets.errors import UsageError, WeightsError, tell_errors_in_words
-from shared_nets.inference.check import check_device
 from shared_nets.networks import CNNRes, XNet
 from shared_nets.precision import half_pays
 from shared_nets.release.weights import check_architecture, load_into, save_state, save_weights
@@ -44,7 +44,7 @@ from shared_nets.simulation import (
 )
 from shared_nets.simulation.slices import TISSUES
 from shared_nets.training.pretraining_losses import TISSUE_WEIGHT, detection_loss, tissue_loss
-from shared_nets.training.processes import loader_workers, local_device
+from shared_nets.training.processes import loader_workers
 from shared_nets.training.speed import prepared
 
 SAVE_SECONDS = 180

@@ -13,19 +13,13 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from shared_nets.devices import local_device
 from shared_nets.files import held
 
 SHARED_MEMORY = Path("/dev/shm")
 """Where Linux keeps what processes hand each other."""
 WORKER_MIB = 32
 """Shared memory that a loader's process needs: its batches under way, the largest a volume of 8 MiB."""
-
-
-def local_device() -> torch.device:
-    """This process's GPU, by ``LOCAL_RANK``, from the first again if these are fewer; else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    return torch.device("cpu")
 
 
 def join_processes() -> None:

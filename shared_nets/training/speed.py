@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from shared_nets.memory import keep_freed_memory
+from shared_nets.precision import in_bfloat16
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -29,12 +30,5 @@ def prepared(network: Network, device: torch.device | str, half: bool = False) -
     if on_cpu:
         keep_freed_memory()
     if half and on_cpu:
-        forward = network.forward
-
-        def in_half(*inputs: Any) -> torch.Tensor:
-            with torch.autocast("cpu", torch.bfloat16):
-                logits: torch.Tensor = forward(*inputs)
-            return logits.float()
-
-        network.forward = in_half
+        network.forward = in_bfloat16(network.forward)
     return network

@@ -15,13 +15,13 @@ from monai.data import MetaTensor
 from torch import distributed, nn
 
 from shared_nets import CNNRes, XNet
+from shared_nets.devices import local_device
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.training import (
     RandDropChanneld,
     check_training,
     decay_kernels_only,
     leaves_one_slice,
-    local_device,
     only_training,
     parallel,
     run_and_release,
