@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from shared_nets.data.names import (
     NIFTI_SUFFIXES,
     SCAN_SUFFIXES,
     Case,
+    before_contrast,
     case_name,
     contrast_of,
     first_path,
@@ -265,9 +266,10 @@ def _of_modalities(
     Where a file's name says nothing, that of its subfolder may. With ``by_suffix``, as in BIDS, files' names
     must say what they show; only those that do not are odd there.
     """
-    shown = {p: modality_of(p) if by_suffix else contrast_of(p) for p in files}
+    shown = {p: modality_of(p) for p in files}
     if not by_suffix:
         shown |= {p: modality_of_folder(p) for p in files if shown[p] is None and p.parent != folder}
+        shown |= {p: contrast_of(p) for p in files if shown[p] is None}
     silent = [p for p in files if shown[p] is None]
     others = [p for p in files if shown[p] not in (None, *MAPS, *modalities)]
     # Those beside their scans are expected, so no warning; results of an earlier run are none of the data.
@@ -516,7 +518,7 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...], left_out: LeftOut
             continue
         parsed = parse_name(p)
         match = CHANNEL.fullmatch(parsed.stem)
-        name, modality, key = case_name(p), contrast_of(p) or modality_of_folder(p), patient_key(p, parsed)
+        name, modality, key = case_name(p), parsed.modality or modality_of_folder(p), patient_key(p, parsed)
         if match and _are_channels(numbers[p.parent, match[1]], len(modalities)):
             if int(match[2]) >= len(modalities):
                 further.append(p)
@@ -524,6 +526,7 @@ def _group(files: Iterable[Path], modalities: tuple[str, ...], left_out: LeftOut
             name, modality, key = match[1], modalities[int(match[2])], (p.parent, match[1])
         elif match:
             name = parsed.stem
+        modality = modality or contrast_of(p)
         if len(modalities) > 1 and modality in modalities:
             groups[key][str(modality)].append(p)
         else:
@@ -539,18 +542,26 @@ def _join_by_shorter_names(
     groups: dict[tuple[Path, str], dict[str, list[Path]]], modalities: tuple[str, ...]
 ) -> None:
     """
-    Pair a DWI and a FLAIR that are alone by what their names begin with: p1_DWI_b1000 with p1_FLAIR.
+    Pair a DWI and a FLAIR that are alone by what their names begin with: p1_DWI_b1000 with p1_FLAIR, and then
+    p1_DWI with p1_FLAIR_brain, where one has nothing behind that could be another patient's.
 
     Only now: T1 and T2 may be points in time, by which p1_T2_FLAIR goes with p1_T2_DWI.
     """
-    alone: dict[tuple[Path, str], list[tuple[Path, str]]] = defaultdict(list)
-    for key, group in groups.items():
-        if len(group) == 1 and all(len(paths) == 1 for paths in group.values()):
-            alone[key[0], without_contrasts(key[1])].append(key)
-    for keys in alone.values():
-        if sorted(m for key in keys for m in groups[key]) == sorted(modalities):
-            first, second = sorted(keys, key=lambda key: modalities.index(next(iter(groups[key]))))
-            groups[first] |= groups.pop(second)
+
+    def join(start: Callable[[tuple[Path, str], Path], str]) -> None:
+        alone: dict[tuple[Path, str], list[tuple[Path, str]]] = defaultdict(list)
+        for key, group in groups.items():
+            if len(group) == 1 and all(len(paths) == 1 for paths in group.values()):
+                (path,) = next(iter(group.values()))
+                alone[key[0], start(key, path)].append(key)
+        for (_, begin), keys in alone.items():
+            is_pair = sorted(m for key in keys for m in groups[key]) == sorted(modalities)
+            if is_pair and any(without_contrasts(key[1]) == begin for key in keys):
+                first, second = sorted(keys, key=lambda key: modalities.index(next(iter(groups[key]))))
+                groups[first] |= groups.pop(second)
+
+    join(lambda key, path: without_contrasts(key[1]))
+    join(lambda key, path: before_contrast(stem_of(path)))
 
 
 def _are_channels(numbers: set[int], channels: int) -> bool:

@@ -115,19 +115,17 @@ def parse_sizes(split: str) -> tuple[int, int, int]:
     return one, two, three
 
 
-def check_labels(found: Found, quiet: bool) -> dict[str, float]:
-    """Volumes in mL by the case's name; what cannot be used is moved to ``left_out``."""
-    volumes: dict[str, float] = {}
-    usable = set()
+def check_labels(found: Found, quiet: bool) -> dict[int, float]:
+    """Volumes in mL by the item's ``id``; what cannot be used is moved to ``left_out``."""
+    volumes: dict[int, float] = {}
     labelled = [item for item in (*found.training, *found.test) if item.get("label")]
     for item in tqdm(labelled, unit="mask", disable=quiet):
         try:
-            volumes[item["name"]] = lesion_ml(item)
-            usable.add(id(item))
+            volumes[id(item)] = lesion_ml(item)
         except StrokeSegError as error:
             found.left_out.append((item["name"], str(error)))
-    found.training = [item for item in found.training if id(item) in usable]
-    found.test = [item for item in found.test if id(item) in usable or not item.get("label")]
+    found.training = [item for item in found.training if id(item) in volumes]
+    found.test = [item for item in found.test if id(item) in volumes or not item.get("label")]
     return volumes
 
 
@@ -163,7 +161,7 @@ def relative_to(item: Item, folder: Path) -> Item:
     return {key: path(value) if key in ("image", "label") else value for key, value in item.items()}
 
 
-def summary(sections: Mapping[str, Sequence[Item]], found: Found, volumes: Mapping[str, float]) -> str:
+def summary(sections: Mapping[str, Sequence[Item]], found: Found, volumes: Mapping[int, float]) -> str:
     """What is in a data list, for people: cases, subjects, sites, folds, volumes, and what is not in it."""
     labelled = [item for name in ("training", "validation", "test") for item in sections.get(name, [])]
     with_label = [item for item in labelled if "label" in item]

@@ -40,7 +40,7 @@ from shared_nets.data.checks import (
     is_nifti,
 )
 from shared_nets.data.formats import Scan, as_nifti, is_other_format, scan_name
-from shared_nets.data.names import contrast_of, flair_of
+from shared_nets.data.names import flair_of, modality_of
 from shared_nets.data.preprocessing import background_of
 from shared_nets.errors import (
     ScanMismatchError,
@@ -86,6 +86,7 @@ class LoadScand(MapTransform):
         keys: keys of the scans.
         modalities: ``("T1w",)`` or ``("DWI", "FLAIR")``: the channels, in order.
         allow_missing_keys: whether a case may lack the keys.
+        tell_lone_second: warn of a FLAIR without its DWI, in which a network of both finds hardly anything.
 
     Raises:
         StrokeSegError: the subclass that tells what is wrong with the file, see
@@ -97,9 +98,11 @@ class LoadScand(MapTransform):
         keys: KeysCollection = "image",
         modalities: Sequence[str] = ("T1w",),
         allow_missing_keys: bool = False,
+        tell_lone_second: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.modalities = tuple(modalities)
+        self.tell_lone_second = tell_lone_second
         if len(self.modalities) not in (1, 2):
             raise UsageError(
                 f"A scan has one modality or two, not {len(self.modalities)}: {self.modalities}."
@@ -115,7 +118,7 @@ class LoadScand(MapTransform):
         """
         loaded = dict(data)
         for key in self.key_iterator(loaded):
-            if "label" not in loaded:  # nothing to learn from: it is to be segmented
+            if self.tell_lone_second:
                 self._tell_lone_second(loaded[key])
             loaded[key] = self._load(loaded[key])
         return loaded
@@ -175,7 +178,7 @@ class LoadScand(MapTransform):
         """Whether one file or image may hold both modalities: its name says none, and it is no series."""
         one = len(self.modalities) == 2 and second is None and not isinstance(image, (list, tuple))
         return one and (
-            not isinstance(first, str) or (contrast_of(first) is None and not has_bval(Path(first)))
+            not isinstance(first, str) or (modality_of(first) is None and not has_bval(Path(first)))
         )
 
     def _second_channel(self, second: Scan | None, scan: Volume) -> NDArray[np.float32]:
@@ -208,7 +211,7 @@ class LoadScand(MapTransform):
         if len(named) == 2 or len(self.modalities) == 1 or not isinstance(named[0], str):
             return named[0], named[1] if len(named) == 2 else None
         path = named[0]
-        if contrast_of(path) == self.modalities[1]:
+        if modality_of(path) == self.modalities[1]:
             return None, path
         sibling = flair_of(Path(path))
         return path, str(sibling) if sibling.is_file() else None

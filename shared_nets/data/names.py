@@ -16,6 +16,8 @@ Case = dict[str, Any]
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SCAN_SUFFIXES = NIFTI_SUFFIXES + OTHER_SUFFIXES
 CHANNEL = re.compile(r"(.+)_(\d{4})")
+TIME_POINTS = {"T1w", "T2"}
+"""Contrasts whose short names, T1 and T2, are those of points in time, too."""
 """nnU-Net's ``CASE_0000``: a case and the number of a channel."""
 
 # The last word of a file name, or an entity's value, that tells what a file shows.
@@ -119,19 +121,29 @@ def contrast_of(path: str | os.PathLike[str]) -> str | None:
     """
     What a file's name says it shows: by its end, see `modality_of`, else by all its words, if they say one.
 
+    T1 and T2 in the middle of a name may be points in time, and nnU-Net's names are told by their channel.
+
     Args:
-        path: a scan, e.g. ``DWI_b1000.nii.gz`` or ``T2_brain.nii.gz``; it need not exist.
+        path: a scan, e.g. ``DWI_001.nii.gz`` or ``FLAIR_brain.nii.gz``; it need not exist.
     """
-    said = set(said_by_words(path))
-    return modality_of(path) or (said.pop() if len(said) == 1 else None)
+    said = {word for word in said_by_words(path) if word not in TIME_POINTS}
+    by_words = said.pop() if len(said) == 1 and not CHANNEL.fullmatch(stem_of(Path(path))) else None
+    return modality_of(path) or by_words
 
 
 def before_contrast(stem: str) -> str:
-    """A name's start up to the first word that says a contrast: ``p1`` of ``p1_DWI_b1000``."""
+    """A name's start up to the first word that says DWI, FLAIR or ADC: ``p1`` of ``p1_DWI_left``."""
     for word in re.finditer(r"[A-Za-z0-9]+", stem):
-        if said_by_words(word[0]):
+        if {*said_by_words(word[0])} - TIME_POINTS:
             return stem[: word.start()].rstrip("_-. ")
     return stem
+
+
+def cut_contrasts(stem: str) -> str:
+    """A name without its words for DWI, FLAIR or ADC, but their digits: ``p1_2_left`` of ``p1_DWI2_left``."""
+    words = re.split(r"[_\-. ]+", stem)
+    kept = [re.sub("[^0-9]", "", w) if {*said_by_words(w)} - TIME_POINTS else w for w in words]
+    return "_".join(filter(None, kept))
 
 
 def case_name(path: str | os.PathLike[str]) -> str:
@@ -213,7 +225,7 @@ def patient_key(path: Path, parsed: ScanName) -> tuple[Path, str]:
         return folder, "_".join(e for e in parsed.entities if e.startswith(("sub-", "ses-")))
     by_contrast = modality_of_folder(path) in ("DWI", "FLAIR")
     contrast = contrast_of(path)
-    start = parsed.before if parsed.modality or not contrast else before_contrast(parsed.stem)
+    start = parsed.before if parsed.modality or not contrast else cut_contrasts(parsed.stem)
     if contrast and all(
         _MODALITY.get(word.lower()) == contrast for word in re.findall(r"[A-Za-z0-9]+", start)
     ):

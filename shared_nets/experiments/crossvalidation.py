@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,9 @@ OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "resume", "weights", 
 
 CONFIGS = ("train.json", "evaluate.json")
 """The bundle's configs that an experiment runs."""
+
+READ_BY_MONAI = ("initialize", "run", "finalize")
+"""What a workflow runs by itself, of whichever config."""
 
 TOLD = {
     "data_sha256": "cases",
@@ -172,8 +176,7 @@ class Experiment:
             OutputError: if another run, with other settings, is at work in the output.
         """
         check_parts(self.bundle, "to train", (f"configs/{name}" for name in CONFIGS))
-        for recipe in self.recipes:
-            check_recipe(recipe, self.train_config)
+        check_recipes(self.recipes, self.train_config)
         known = ConfigParser(ConfigParser.load_config_files([self.train_config, *self.recipes]))
         for key in self.settings:
             if key in OWN or key in self.silent:
@@ -390,33 +393,33 @@ def read_recipe(recipe: Path) -> dict[str, Any]:
     return content
 
 
-def check_recipe(recipe: Path, train: Path) -> None:
+def check_recipes(recipes: Sequence[Path], train: Path) -> None:
     """
-    Refuse a recipe that sets what nothing reads.
+    Refuse recipes that set what nothing reads.
 
     Args:
-        recipe: see `read_recipe`.
+        recipes: see `read_recipe`.
         train: train.json.
 
     Raises:
         UsageError: naming what is wrong.
     """
-    content, known = read_recipe(recipe), read_object(train)
-    read = json.dumps(content)
-    for key in content:
-        first = key.split("#")[0].split("::")[0].lstrip("+")
-        if first not in known and f"@{first}" not in read:
-            near = get_close_matches(first, known, n=1)
-            instead = f"did you mean {near[0]}?" if near else "leave it out."
-            raise UsageError(
-                f"{recipe}: train.json has no {first}, and nothing in the recipe reads it; {instead}"
-            )
+    contents = {recipe: read_recipe(recipe) for recipe in recipes}
+    known = {*read_object(train), *READ_BY_MONAI}
+    read = {*re.findall(r"[@%](\w+)", json.dumps(list(contents.values())))}
+    for recipe, content in contents.items():
+        for key in content:
+            first = re.split("#|::", key)[0].lstrip("+")
+            if first not in known | read and not first.startswith("_"):
+                near = get_close_matches(first, known, n=1)
+                instead = f"did you mean {near[0]}?" if near else "leave it out."
+                raise UsageError(f"{recipe}: train.json has no {first}, and no recipe reads it; {instead}")
 
 
 def slices_of_an_epoch(parser: ConfigParser) -> int:
     """How many slices a config's training draws in an epoch."""
     loader, drawn = map(parser.get_parsed_content, ("train#dataloader", "slices_per_scan"))
-    scans = len(loader) * loader.batch_size if loader.drop_last else len(loader.dataset)
+    scans = len(loader) * loader.batch_size if loader.drop_last else len(loader.sampler)
     return int(scans * drawn)
 
 

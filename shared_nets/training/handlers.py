@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import EarlyStopHandler
 from monai.utils import set_determinism
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from shared_nets.errors import UsageError, WeightsError
@@ -76,6 +77,7 @@ class Checkpoints:
         self.validator: Any = validator  # MONAI adds to its state
         self.resume = resume
         self.kept = 0  # the last epoch in last.ckpt
+        self.asked = self._asked()
 
     def attach(self, engine: Engine) -> None:
         """
@@ -112,6 +114,7 @@ class Checkpoints:
         if self.validator is None or self.validator.state.best_metric_epoch in (_NEVER, engine.state.epoch):
             save_weights(self.network.state_dict(), self.best)
         content = {name: thing.state_dict() for name, thing in self.state.items()}
+        content["asked"] = self.asked
         content["trainer"] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         if self.validator is not None:
             best = self.validator.state
@@ -130,7 +133,6 @@ class Checkpoints:
         """
         if not self.last.is_file():
             raise WeightsError(f"{self.last}: there is no run to resume; start one without resume.")
-        asked = self._schedule()
         try:
             content = torch.load(self.last, map_location="cpu", weights_only=True)
             for name, thing in self.state.items():
@@ -145,11 +147,11 @@ class Checkpoints:
             raise UsageError(
                 f"{self.last}: this run already has {done['epoch']} epochs; raise max_epochs to go on."
             )
-        for name, value in self._schedule().items():
-            if value != asked[name]:
+        for name, value in content.get("asked", {}).items():
+            if value != self.asked.get(name):
                 raise UsageError(
-                    f"{self.last}: this run has the {name} {value:g}, not {asked[name]:g}: "
-                    f"resume it with that, or start anew from its weights (--pretrained)."
+                    f"{self.last}: this run has the {name} {value}, not {self.asked.get(name)}: resume it "
+                    f"with that, or start anew from its weights (--pretrained)."
                 )
         engine.state.epoch, engine.state.iteration = done["epoch"], done["iteration"]
         self.kept = done["epoch"]
@@ -158,17 +160,17 @@ class Checkpoints:
             self.validator.state.best_metric = best["metric"]
             self.validator.state.best_metric_epoch = best["epoch"]
 
-    def _schedule(self) -> dict[str, float]:
-        """What a checkpoint brings back, whatever is asked for: rates and decay, a schedule's length."""
-        found: dict[str, float] = {}
+    def _asked(self) -> dict[str, Any]:
+        """What a checkpoint brings back, whatever is asked for: rate, decay, the schedule, its length."""
+        asked: dict[str, Any] = {}
         for thing in self.state.values():
-            for group in getattr(thing, "param_groups", ()):
-                rate = group.get("initial_lr")  # a plateau's schedule keeps none
-                found |= {"learning_rate": rate} if rate is not None else {}
-                found["weight_decay"] = max(group["weight_decay"], found.get("weight_decay", 0.0))
-            if (steps := getattr(thing, "total_steps", None)) is not None:
-                found["number of batches of its schedule (total_steps)"] = steps
-        return found
+            if isinstance(thing, torch.optim.Optimizer):
+                asked["learning_rate"] = thing.defaults["lr"]
+                asked["weight_decay"] = max(group.get("weight_decay", 0.0) for group in thing.param_groups)
+            elif isinstance(thing, LRScheduler):
+                asked["schedule"] = type(thing).__name__
+                asked["schedule's number of batches"] = getattr(thing, "total_steps", None)
+        return asked
 
 
 class SeededEpochs:

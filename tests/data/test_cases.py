@@ -685,18 +685,47 @@ def test_two_words_of_one_contrast_do_not_part_a_patients_scans(make: Any) -> No
 
 def test_a_contrast_anywhere_in_a_name_pairs_and_leaves_out(make: Any) -> None:
     """If it is the only one that the name says; a FLAIR was taken for another DWI."""
-    root = make("p1/DWI_b1000.nii.gz", "p1/FLAIR_brain.nii.gz", "p1/T2_brain.nii.gz", "p2/p2_dwi.nii.gz",
+    root = make("p1/DWI_b1000.nii.gz", "p1/FLAIR_brain.nii.gz", "p1/ADC_brain.nii.gz", "p2/p2_dwi.nii.gz",
                 "p2/p2_flair_reg.nii.gz")  # fmt: skip
     found = find_cases(root, modalities=("DWI", "FLAIR"))
     assert sorted(tuple(Path(p).name for p in case["image"]) for case in found) == [
         ("DWI_b1000.nii.gz", "FLAIR_brain.nii.gz"), ("p2_dwi.nii.gz", "p2_flair_reg.nii.gz")
     ]  # fmt: skip
     (left_out,) = left_out_of(found).values()
-    assert [Path(p).name for p in left_out] == ["T2_brain.nii.gz"]
+    assert [Path(p).name for p in left_out] == ["ADC_brain.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("DWI_001", "FLAIR_001"), ("DWI_002", "FLAIR_002")],
+        [("dwi_anna", "flair_anna"), ("dwi_bob", "flair_bob")],
+        [("dwi/DWI_001", "flair/FLAIR_001"), ("dwi/DWI_002", "flair/FLAIR_002")],
+        [("p1_DWI_tp1", "p1_FLAIR_tp1"), ("p1_DWI_tp2", "p1_FLAIR_tp2")],
+        [("p1_DWI_20200101", "p1_FLAIR_20200101"), ("p1_DWI_20210101", "p1_FLAIR_20210101")],
+        [("p1_DWI1", "p1_FLAIR1"), ("p1_DWI2", "p1_FLAIR2")],
+        [("DWI_001", None), (None, "FLAIR_002")],
+        [("dwi_anna", None), (None, "flair_bob")],
+        [("p1_DWI_left", None), (None, "p1_FLAIR_right")],
+        [("case_T1_0000", "case_T1_0001"), ("case_T2_0000", "case_T2_0001")],
+        [("dwi/p1_T1_reg", "flair/p1_T1_reg"), ("dwi/p1_T2_reg", "flair/p1_T2_reg")],
+    ],
+)
+def test_a_dwi_goes_with_no_other_patients_flair(
+    make: Any, pairs: list[tuple[str | None, str | None]]
+) -> None:
+    root = make(*(f"{name}.nii.gz" for pair in pairs for name in pair if name))
+    found = images(find_cases(root, modalities=PAIR), root)
+    assert found == [[f"{name}.nii.gz" if name else None for name in pair] for pair in pairs]
+
+
+def test_t1_and_t2_in_a_name_may_be_points_in_time(make: Any) -> None:
+    root = make("p1_T1_scan.nii.gz", "p1_T2_scan.nii.gz", "p1_FLAIR_scan.nii.gz")
+    assert images(find_cases(root), root) == ["p1_T1_scan.nii.gz", "p1_T2_scan.nii.gz"]
 
 
 def test_two_contrasts_in_a_name_say_nothing(make: Any) -> None:
-    root = make("p1_t2_flair_tra.nii.gz", "p2_brain.nii.gz")
+    root = make("p1_dwi_flair_both.nii.gz", "p2_brain.nii.gz")
     assert len(find_cases(root, modalities=("T1w",))) == 2
 
 

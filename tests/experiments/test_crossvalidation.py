@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from shared_nets import CNNRes, evaluation
 from shared_nets.errors import UsageError
 from shared_nets.evaluation import measure_case
-from shared_nets.experiments.crossvalidation import Experiment, check_recipe, telling_how_to_go_on
+from shared_nets.experiments.crossvalidation import Experiment, check_recipes, telling_how_to_go_on
 from shared_nets.files import held, in_turn
 from tests.bundles.test_workflows import digest, items
 from tests.commands import ROOT, strokeseg
@@ -247,7 +247,7 @@ def test_a_single_subject_leaves_nothing_to_evaluate(
         (("--set", "window=[100, 100]"), "window is two multiples of 16"),
         (
             ("--recipe", '{"max_epoch": 1}'),
-            "train.json has no max_epoch, and nothing in the recipe reads it; did",
+            "train.json has no max_epoch, and no recipe reads it; did",
         ),
         (("--recipe", '{"max_epochs": 1'), "recipe.json cannot be read as a config"),
         (("--recipe", "[1]"), "recipe.json cannot be read as a config (no object in braces)"),
@@ -268,9 +268,14 @@ def test_settings_and_recipes_that_cannot_work(
 
 
 def test_a_recipe_may_have_values_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "recipe.json").write_text('{"decay": 0.1, "weight_decay": "@decay", "loss#batch": true}')
-    (tmp_path / "train.json").write_text('{"weight_decay": 0, "loss": {}}')
-    check_recipe(tmp_path / "recipe.json", tmp_path / "train.json")
+    (tmp_path / "a.json").write_text(
+        '{"decay": 0.1, "rate": 0.01, "loss#batch": true, "_comment": "", "finalize": []}'
+    )
+    (tmp_path / "b.json").write_text('{"weight_decay": "@decay", "learning_rate": "$%rate / 2"}')
+    (tmp_path / "train.json").write_text('{"weight_decay": 0, "learning_rate": 1, "loss": {}}')
+    check_recipes([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "train.json")
+    with pytest.raises(UsageError, match=r"a\.json: train\.json has no decay"):
+        check_recipes([tmp_path / "a.json"], tmp_path / "train.json")
 
 
 def test_test_cases_that_were_trained_on_are_told(bundles: Folders, trees: Folders, tmp_path: Path) -> None:

@@ -118,21 +118,25 @@ class TestCheckpoints:
     @pytest.mark.parametrize(
         ("change", "told"),
         [
-            ({"lr": 0.5}, "has the learning_rate 1, not 0.5: resume it with that"),
-            ({"weight_decay": 0.1}, "has the weight_decay 0, not 0.1"),
-            ({"steps": 8}, r"\(total_steps\) 4, not 8"),
+            ({"lr": 0.5}, r"has the learning_rate 1\.0, not 0\.5: resume it with that"),
+            ({"weight_decay": 0.1}, r"has the weight_decay 0\.0, not 0\.1"),
+            ({"steps": 8}, "has the schedule's number of batches 4, not 8"),
+            ({"plateau": True}, "has the schedule ConstantLR, not ReduceLROnPlateau"),
         ],
     )
     def test_what_a_checkpoint_brings_back_cannot_be_changed(
         self, tmp_path: Path, change: dict[str, float], told: str
     ) -> None:
-        def state(lr: float = 1.0, weight_decay: float = 0.0, steps: int = 4) -> dict[str, Any]:
+        def state(
+            lr: float = 1.0, weight_decay: float = 0.0, steps: int = 4, plateau: bool = False
+        ) -> dict[str, Any]:
             optimizer = torch.optim.Adam(nn.Linear(1, 1).parameters(), lr=lr, weight_decay=weight_decay)
-            schedule = (
-                torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, div_factor=1, total_steps=steps)
-                if "steps" in change
-                else torch.optim.lr_scheduler.ConstantLR(optimizer)
-            )
+            schedules = torch.optim.lr_scheduler
+            schedule: Any = schedules.ConstantLR(optimizer)
+            if plateau:
+                schedule = schedules.ReduceLROnPlateau(optimizer)
+            elif "steps" in change:
+                schedule = schedules.OneCycleLR(optimizer, max_lr=lr, total_steps=steps)
             return {"optimizer": optimizer, "lr_scheduler": schedule}
 
         Training(1).run(tmp_path, more=state())
