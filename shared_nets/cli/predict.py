@@ -43,7 +43,11 @@ def predict(
     ] = False,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Probability from which a voxel is lesion; as shipped 0.5."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Probability from which a voxel is lesion; as shipped 0.5 (xnet), 0.3 (cnnres).",
+        ),
     ] = None,
     peak_threshold: Annotated[
         float | None,
