@@ -26,7 +26,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader
 
 from shared_nets.bundles import Model
-from shared_nets.cli.options import Debug
 from shared_nets.devices import check_device, local_device
 from shared_nets.errors import UsageError, WeightsError, tell_errors_in_words
 from shared_nets.networks import CNNRes, XNet
@@ -143,7 +142,7 @@ def pretrain(
         bool, typer.Option("--simulate-on-device", help="Simulate on the GPU too, without other processes.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of initial weights and simulation.")] = 0,
-    debug: Debug = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Train a network on simulated lesions; the learning rate follows a cosine over the given minutes."""
     tell_errors_in_words(debug)
