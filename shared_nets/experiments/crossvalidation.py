@@ -176,7 +176,8 @@ class Experiment:
             OutputError: if another run, with other settings, is at work in the output.
         """
         check_parts(self.bundle, "to train", (f"configs/{name}" for name in CONFIGS))
-        check_recipes(self.recipes, self.train_config)
+        own = map(self.config, (*CONFIGS, "inference.json"))
+        check_recipes(self.recipes, [path for path in own if path.is_file()])
         known = ConfigParser(ConfigParser.load_config_files([self.train_config, *self.recipes]))
         for key in self.settings:
             if key in OWN or key in self.silent:
@@ -393,19 +394,19 @@ def read_recipe(recipe: Path) -> dict[str, Any]:
     return content
 
 
-def check_recipes(recipes: Sequence[Path], train: Path) -> None:
+def check_recipes(recipes: Sequence[Path], configs: Sequence[Path]) -> None:
     """
     Refuse recipes that set what nothing reads.
 
     Args:
         recipes: see `read_recipe`.
-        train: train.json.
+        configs: the bundle's own, of any of which a recipe may hold settings: train.json first.
 
     Raises:
         UsageError: naming what is wrong.
     """
     contents = {recipe: read_recipe(recipe) for recipe in recipes}
-    known = {*read_object(train), *READ_BY_MONAI}
+    known = {key for path in configs for key in read_object(path)} | {*READ_BY_MONAI}
     read = {*re.findall(r"[@%](\w+)", json.dumps(list(contents.values())))}
     for recipe, content in contents.items():
         for key in content:
@@ -413,7 +414,7 @@ def check_recipes(recipes: Sequence[Path], train: Path) -> None:
             if first not in known | read and not first.startswith("_"):
                 near = get_close_matches(first, known, n=1)
                 instead = f"did you mean {near[0]}?" if near else "leave it out."
-                raise UsageError(f"{recipe}: train.json has no {first}, and no recipe reads it; {instead}")
+                raise UsageError(f"{recipe}: {CONFIGS[0]} has no {first}, and no recipe reads it; {instead}")
 
 
 def slices_of_an_epoch(parser: ConfigParser) -> int:

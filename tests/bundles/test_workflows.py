@@ -293,6 +293,7 @@ def test_evaluation_has_the_settings_of_inference(name: str) -> None:
 def test_images_are_prepared_alike_for_training_validation_and_inference(name: str) -> None:
     configs = ROOT / f"{name}_bundle" / "configs"
     inference, train = (json.loads((configs / f"{f}.json").read_text()) for f in ("inference", "train"))
+    inference["preprocessing"]["transforms"][0].pop("tell_lone_second", None)  # only warns
     expected = of_the_image(inference["preprocessing"]["transforms"])
     assert [step["_target_"].split(".")[-1] for step in expected] == [
         "LoadScand", "Orientationd", "Spacingd", "CropForegroundd", "ScaleHeadIntensityd",
@@ -324,7 +325,7 @@ def test_what_is_evaluated_is_what_is_drawn(trees: Folders, bundles: Folders, tm
     settings |= {"mirror": True, "smallest_lesion_ml": 1, "smoothing_mm": 8}
     evaluating = config(bundles[name], "train", "evaluate")
     dice = []
-    for peak in (0.0, 0.65):
+    for peak in (0.0, 0.999):
         scored, drawn = tmp_path / f"scored{peak}", tmp_path / f"drawn{peak}"
         settings["peak_threshold"] = peak
         done = bundle("evaluating", config_file=evaluating, output_dir=scored, **settings)

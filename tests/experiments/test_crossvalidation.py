@@ -273,9 +273,9 @@ def test_a_recipe_may_have_values_of_its_own(tmp_path: Path) -> None:
     )
     (tmp_path / "b.json").write_text('{"weight_decay": "@decay", "learning_rate": "$%rate / 2"}')
     (tmp_path / "train.json").write_text('{"weight_decay": 0, "learning_rate": 1, "loss": {}}')
-    check_recipes([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "train.json")
+    check_recipes([tmp_path / "a.json", tmp_path / "b.json"], [tmp_path / "train.json"])
     with pytest.raises(UsageError, match=r"a\.json: train\.json has no decay"):
-        check_recipes([tmp_path / "a.json"], tmp_path / "train.json")
+        check_recipes([tmp_path / "a.json"], [tmp_path / "train.json"])
 
 
 def test_test_cases_that_were_trained_on_are_told(bundles: Folders, trees: Folders, tmp_path: Path) -> None:

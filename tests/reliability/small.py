@@ -36,7 +36,7 @@ def make_tree(root: Path) -> Path:
     for number in range(3, SCANS + 1):
         source = root / "imagesTr" / f"case{1 + number % 5}.nii.gz"
         (root / "imagesTs" / f"case{number}.nii.gz").write_bytes(source.read_bytes())
-    overlay = {"network_def": NETWORK, **SMALL, "slices_per_scan": 2, "cache_num": 0}
+    overlay = {"network_def": NETWORK, **SMALL, "slices_per_scan": 2}
     (root / "small.json").write_text(json.dumps(overlay))
     items = [
         {"image": f"imagesTr/case{n}.nii.gz", "label": f"labelsTr/case{n}.nii.gz", "fold": n % 2}

@@ -174,7 +174,7 @@ def volume_errors(folder: Path, balls: Balls, spacing_mm: float) -> dict[float, 
     scan = write(folder / "balls.nii.gz", *brain_with_balls(balls))
     run = predict(
         [str(scan)], folder / "out", "cnnres", Fraction(), spacing=[spacing_mm, spacing_mm, -1.0],
-        window=[160, 160], window_batch=16, smoothing_mm=0.0,
+        window=[160, 160], window_batch=16, smoothing_mm=0.0, threshold=0.5,
     )  # fmt: skip
     assert run.code == 0, run.err
     lesions = pd.read_csv(folder / "out/components.csv")
