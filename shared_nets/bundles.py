@@ -7,12 +7,11 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from shared_nets.errors import UsageError
+from shared_nets.errors import UsageError, instead
 
 
 class Model(str, Enum):
@@ -185,9 +184,9 @@ def check_command(command: Sequence[str]) -> None:
             break  # what follows are Fire's own
         option = re.split("=|#|::", word)[0].removeprefix("--").lstrip("+").replace("-", "_")
         if word.startswith("--") and option not in known:
-            near = get_close_matches(option, known, n=1)
-            instead = f"did you mean --{near[0]}?" if near else "leave it out."
-            raise UsageError(f"--{option}: the config files have no such setting; {instead}")
+            raise UsageError(
+                f"--{option}: the config files have no such setting; {instead(option, known, '--')}"
+            )
 
 
 def read_metadata(bundle: str | Path) -> dict[str, Any]:

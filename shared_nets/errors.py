@@ -8,9 +8,10 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
@@ -240,3 +241,14 @@ def few(names: Sequence[str], at_most: int = 3) -> str:
     """
     shown = ", ".join(names[:at_most])
     return shown if len(names) <= at_most else f"{shown} and {len(names) - at_most} more"
+
+
+def times(numbers: Iterable[float]) -> str:
+    """Numbers along the axes: ``2×2×4``."""
+    return "×".join(f"{number:g}" for number in numbers)
+
+
+def instead(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """What to write in place of an unknown name: the one most like it, if any is."""
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean {prefix}{near[0]}?" if near else "leave it out."

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from shared_nets.data.bids import has_bval, read_sidecar
 from shared_nets.data.names import modality_of, said_by_words, stem_of
-from shared_nets.data.preprocessing import head_mask, times
+from shared_nets.data.preprocessing import head_mask
 from shared_nets.errors import (
     MaskError,
     ScanGeometryError,
@@ -26,6 +26,7 @@ from shared_nets.errors import (
     ScanNotFoundError,
     UnreadableScanError,
     few,
+    times,
     warn_of_scan,
 )
 

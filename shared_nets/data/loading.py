@@ -118,20 +118,8 @@ class LoadScand(MapTransform):
         """
         loaded = dict(data)
         for key in self.key_iterator(loaded):
-            if self.tell_lone_second:
-                self._tell_lone_second(loaded[key])
             loaded[key] = self._load(loaded[key])
         return loaded
-
-    def _tell_lone_second(self, image: Any) -> None:
-        """Warn of a FLAIR without its DWI, on which hardly any acute lesion shows."""
-        first, second = self._files(image)
-        if first is None and second is not None:
-            one, other = self.modalities
-            warn_of_scan(
-                f"{scan_name(second)} is a {other} without its {one}, and hardly any lesion is found on it: "
-                f"0 mL does not say that there is none."
-            )
 
     def shown(self, image: Any) -> list[bool]:
         """
@@ -154,6 +142,12 @@ class LoadScand(MapTransform):
                 raise UsageError("A case names no scan at all: give at least one of its modalities a path.")
             flair = read_scan(second)
             check_contrast(flair.path, self.modalities[1])
+            if self.tell_lone_second:
+                one, other = self.modalities
+                warn_of_scan(
+                    f"{flair.path} is a {other} without its {one}, and hardly any lesion is found on it: "
+                    f"0 mL does not say that there is none."
+                )
             both = np.concatenate([np.zeros_like(flair.array), flair.array])
             return _to_tensor(both, flair.affine, flair.path)
         if _is_one_file(first, second):

@@ -16,9 +16,9 @@ Case = dict[str, Any]
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SCAN_SUFFIXES = NIFTI_SUFFIXES + OTHER_SUFFIXES
 CHANNEL = re.compile(r"(.+)_(\d{4})")
+"""nnU-Net's ``CASE_0000``: a case and the number of a channel."""
 TIME_POINTS = {"T1w", "T2"}
 """Contrasts whose short names, T1 and T2, are those of points in time, too."""
-"""nnU-Net's ``CASE_0000``: a case and the number of a channel."""
 
 # The last word of a file name, or an entity's value, that tells what a file shows.
 _WORDS = {
@@ -117,6 +117,11 @@ def said_by_words(path: str | os.PathLike[str]) -> list[str]:
     return [contrast for contrast in said if contrast]
 
 
+def _sure_contrasts(name: str | os.PathLike[str]) -> set[str]:
+    """Which of DWI, FLAIR and ADC a name's words say."""
+    return {*said_by_words(name)} - TIME_POINTS
+
+
 def contrast_of(path: str | os.PathLike[str]) -> str | None:
     """
     What a file's name says it shows: by its end, see `modality_of`, else by all its words, if they say one.
@@ -126,7 +131,7 @@ def contrast_of(path: str | os.PathLike[str]) -> str | None:
     Args:
         path: a scan, e.g. ``DWI_001.nii.gz`` or ``FLAIR_brain.nii.gz``; it need not exist.
     """
-    said = {word for word in said_by_words(path) if word not in TIME_POINTS}
+    said = _sure_contrasts(path)
     by_words = said.pop() if len(said) == 1 and not CHANNEL.fullmatch(stem_of(Path(path))) else None
     return modality_of(path) or by_words
 
@@ -134,7 +139,7 @@ def contrast_of(path: str | os.PathLike[str]) -> str | None:
 def before_contrast(stem: str) -> str:
     """A name's start up to the first word that says DWI, FLAIR or ADC: ``p1`` of ``p1_DWI_left``."""
     for word in re.finditer(r"[A-Za-z0-9]+", stem):
-        if {*said_by_words(word[0])} - TIME_POINTS:
+        if _sure_contrasts(word[0]):
             return stem[: word.start()].rstrip("_-. ")
     return stem
 
@@ -142,7 +147,7 @@ def before_contrast(stem: str) -> str:
 def cut_contrasts(stem: str) -> str:
     """A name without its words for DWI, FLAIR or ADC, but their digits: ``p1_2_left`` of ``p1_DWI2_left``."""
     words = re.split(r"[_\-. ]+", stem)
-    kept = [re.sub("[^0-9]", "", w) if {*said_by_words(w)} - TIME_POINTS else w for w in words]
+    kept = [re.sub("[^0-9]", "", w) if _sure_contrasts(w) else w for w in words]
     return "_".join(filter(None, kept))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import cc3d
@@ -16,7 +16,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from torch.nn import functional as F
 
-from shared_nets.errors import ScanGeometryError, UsageError
+from shared_nets.errors import ScanGeometryError, UsageError, times
 
 Array = TypeVar("Array", torch.Tensor, NDArray[Any])
 
@@ -175,11 +175,6 @@ class CheckGridd(MapTransform):
                     f"that grid, or leave the recipe out."
                 )
         return dict(data)
-
-
-def times(numbers: Iterable[float]) -> str:
-    """Numbers along the axes: ``2×2×4``."""
-    return "×".join(f"{number:g}" for number in numbers)
 
 
 class ScaleHeadIntensityd(MapTransform):

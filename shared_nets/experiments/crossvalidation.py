@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from shared_nets.data import read_folds
 from shared_nets.data.datalist import relative_to
 from shared_nets.data.names import Case
 from shared_nets.data.splits import tell_shared_subjects
-from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError
+from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, instead
 from shared_nets.evaluation import read_cases
 from shared_nets.files import held, sha256, write_json
 from shared_nets.inference.cohort import SUMMARY
@@ -412,9 +411,9 @@ def check_recipes(recipes: Sequence[Path], configs: Sequence[Path]) -> None:
         for key in content:
             first = re.split("#|::", key)[0].lstrip("+")
             if first not in known | read and not first.startswith("_"):
-                near = get_close_matches(first, known, n=1)
-                instead = f"did you mean {near[0]}?" if near else "leave it out."
-                raise UsageError(f"{recipe}: {CONFIGS[0]} has no {first}, and no recipe reads it; {instead}")
+                raise UsageError(
+                    f"{recipe}: {CONFIGS[0]} has no {first}, and no recipe reads it; {instead(first, known)}"
+                )
 
 
 def slices_of_an_epoch(parser: ConfigParser) -> int:

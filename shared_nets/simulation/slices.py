@@ -35,9 +35,9 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
 
     Yields dicts of ``image`` ``(channels, rows, columns)``, 0–1, and ``label`` ``(1, rows, columns)``,
     0 or 1, both float32, and ``tissue`` ``(rows, columns)``, uint8, one of `TISSUES`, as they would be
-    without lesion. Rows run towards anterior,
-    columns towards the right. They are made on the device of the anatomy's maps; random numbers come from
-    NumPy, so that a seed gives the same slices on every device, to rounding.
+    without lesion. Rows run towards anterior, columns towards the right. They are made on the device of the
+    anatomy's maps; random numbers come from NumPy, so that a seed gives the same slices on every
+    device, to rounding.
     """
 
     def __init__(
