@@ -78,11 +78,11 @@ def predict(
     )  # fmt: skip
 
 
-def experiment(tree: Path, output: Path) -> Running:
+def experiment(tree: Path, output: Path, before: Callable[[], object] | None = None) -> Running:
     """``strokeseg experiment``: two folds of one epoch, trained and evaluated."""
     return start(
         "shared_nets.cli", "experiment", tree / "folds.json", "--model", "xnet", "--output", output,
-        "--recipe", tree / "small.json", "--set", "max_epochs=1", "--quiet",
+        "--recipe", tree / "small.json", "--set", "max_epochs=1", "--quiet", before=before,
     )  # fmt: skip
 
 

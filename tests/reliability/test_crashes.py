@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -250,14 +252,26 @@ def test_a_second_prediction_is_refused(
 def test_a_second_experiment_is_refused(
     tree: Path, crossvalidated: Path, tmp_path: Path, moment: str, happened: Happened
 ) -> None:
-    first = experiment(tree, tmp_path)
-    wait_for(tmp_path / "fold0" / moment, first)
+    path, reached = tmp_path / "fold0" / moment, tmp_path / "reached"
+    first = experiment(tree, tmp_path, before=partial(stopping_at, path, reached))
+    wait_for(reached, first)
     second = while_stopped(first, lambda: experiment(tree, tmp_path).wait())
-    assert refused(second, (tmp_path / "fold0" / moment).parent)
+    assert refused(second, path.parent)
     happened(told(second).replace(str(tmp_path), "out"))
     done = first.wait()
     assert done.code == 0, done.err
     check_same_experiment(tmp_path, crossvalidated)
+
+
+def stopping_at(path: Path, reached: Path) -> None:
+    """Let this process stand still, once, when it is about to give a file its name; and tell so by another."""
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "os.rename" and Path(str(arguments[1])) == path and not reached.exists():
+            reached.touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    sys.addaudithook(watch)
 
 
 def while_stopped(running: Running, run: Callable[[], Done]) -> Done:
