@@ -264,7 +264,7 @@ def test_a_second_experiment_is_refused(
 
 
 def stopping_at(path: Path, reached: Path) -> None:
-    """Let this process stand still, once, when it is about to give a file its name; and tell so by another."""
+    """Let this process stand still, once, just before a file gets its name, and tell so by another."""
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
         if event == "os.rename" and Path(str(arguments[1])) == path and not reached.exists():
