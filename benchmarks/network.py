@@ -6,6 +6,7 @@ Seconds of a batch of slices: a network as it is trained, rewritten, on each bac
 
 Everything alternates in one run and the table gives medians: other programs on the machine disturb all
 alike. One thread is measured in CPU seconds; more (``--threads``), which need a quiet machine, by the clock.
+Weights are random, and 8 bits are scaled by the slices themselves: their figures are of speed alone.
 ``--keras PYTHON`` adds the authors' Keras model, run by a Python that has TensorFlow.
 """
 
@@ -18,17 +19,20 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shared_nets import CNNRes, UNet, XNet
-from shared_nets.bundles import MODALITIES, Model
-from shared_nets.inference import for_inference
-from shared_nets.inference.backends import BFLOAT16_BACKENDS, CPU_BACKENDS, CompiledNetwork
+from shared_nets.bundles import MODALITIES, CpuPrecision, Model
+from shared_nets.errors import UsageError
+from shared_nets.inference import for_inference, rewrite
+from shared_nets.inference.backends import BACKENDS_OF, CompiledNetwork
+from shared_nets.inference.eight_bits import watched
 from shared_nets.networks.upsampling import UpConv
-from shared_nets.precision import half_pays
+from shared_nets.release.ranges import write_ranges
 
 
 def main() -> None:
@@ -46,7 +50,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     x = torch.rand(options.batch, len(MODALITIES[Model(options.model)]), *options.size)
 
-    run = candidates(options.model)
+    run = candidates(options.model, x)
     if options.keras:
         run["original Keras"] = keras(options.keras, x.shape, options.threads)
     seconds: dict[str, list[float]] = {name: [] for name in run}
@@ -69,15 +73,17 @@ def main() -> None:
 
 
 Compute = Callable[[Tensor], tuple[Tensor | None, float]]
-OURS = {backend: (backend, False) for backend in ("torch", *reversed(CPU_BACKENDS))} | {
-    f"{backend}, bfloat16": (backend, True) for backend in ("torch", *BFLOAT16_BACKENDS) if half_pays("cpu")
+OURS = {
+    f"{backend}, {precision.value}": (backend, precision.value)
+    for precision in CpuPrecision
+    for backend in reversed(BACKENDS_OF[precision])
 }
-"""By name: the backend, and whether it computes in bfloat16."""
+"""By name: the backend, and what it computes in."""
 LIKE_OURS = ("PyTorch, upsampling then 3×3", *OURS)
 
 
-def candidates(model: str) -> dict[str, Compute]:
-    """Functions from slices to logits and the CPU seconds they took, by name."""
+def candidates(model: str, x: Tensor) -> dict[str, Compute]:
+    """Functions from slices like these to logits and the CPU seconds they took, by name."""
     torch.manual_seed(0)
     net = (XNet if model == "xnet" else CNNRes)().eval()
     for module in net.modules():
@@ -86,10 +92,20 @@ def candidates(model: str) -> dict[str, Compute]:
     run = {"PyTorch, as trained": timed(net)}
     if model == "xnet":
         run["PyTorch, upsampling then 3×3"] = timed(plainly_upsampled(net))
-    for name, (backend, half) in OURS.items():
-        fast = for_inference(net, backend, cpu_bfloat16=half)
-        if backend == "torch" or isinstance(fast, CompiledNetwork):
-            run[name] = timed(fast)
+    fast = rewrite(net)
+    with TemporaryDirectory() as folder, torch.inference_mode(), watched(fast) as seen:
+        fast(x.repeat(20, 1, 1, 1)[:20])
+        write_ranges(Path(folder, "ranges.json"), net.state_dict(), seen)
+        for name, (backend, precision) in OURS.items():
+            try:
+                ours = for_inference(
+                    net, backend, cpu_precision=precision, ranges=Path(folder, "ranges.json")
+                )
+            except UsageError as error:  # the CPU has no instructions for it
+                print(f"{name}: {error}")
+                continue
+            if backend == "torch" or isinstance(ours, CompiledNetwork):
+                run[name] = timed(ours)
     if model == "cnnres":
         run["U-Net of 31 M values, PyTorch"] = timed(UNet(in_channels=2).eval())
     return run

@@ -4,7 +4,7 @@ A bundle on simulated cases it never saw, beside what a user could run instead.
     strokeseg simulate --model xnet --masks MASKS --held-out --cases 30 --output TEST
     python benchmarks/simulated_test.py --model xnet --dataset TEST --output docs/results/simulated_xnet
 
-`--also cpu_bfloat16=true` adds the bundle with another setting of inference.json; it may be repeated.
+`--also cpu_precision=bfloat16` adds the bundle with another setting of inference.json; it may be repeated.
 
 The dataset's lesion masks must be those that pretraining keeps apart (`--held-out`). Writes OUTPUT.csv, a row
 a case and method, and OUTPUT.md: Dice, lesion-wise F1 and false volume by tercile of the lesions' volume.

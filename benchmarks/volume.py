@@ -5,7 +5,7 @@ A whole scan, from file to mask file: CPU seconds, the share of the network, and
     python benchmarks/volume.py DWI FLAIR --model cnnres --methods "openvino 1.5" "torch 1.5" unet
 
 Methods: a backend's name and the in-plane voxel size in mm (``strokeseg predict``'s way), with settings of
-inference.json where they are to differ, ``"torch 2 mirror=false cpu_bfloat16=true"``; ``loop``, a plain
+inference.json where they are to differ, ``"torch 2 mirror=false cpu_precision=bfloat16"``; ``loop``, a plain
 PyTorch loop over all slices of the same network at 1 mm, cut or padded to 224×192 (CNN-Res: the scan's own
 voxels, 160×160); ``monai``, MONAI's SliceInferer over the same; ``unet``, the loop with the 31 M U-Net;
 ``keras``, the authors' X-Net over the same, by a Python with TensorFlow and nibabel (``--keras``).

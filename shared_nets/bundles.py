@@ -41,6 +41,14 @@ class Backend(str, Enum):
     torch = "torch"
 
 
+class CpuPrecision(str, Enum):
+    """In what a CPU can compute a network, see :func:`shared_nets.inference.for_inference`."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+
+
 def bundle_folder(model: str, bundle: Path | None = None) -> Path:
     """
     The bundle to run: one that the user names, or the one that this package lies beside or in.

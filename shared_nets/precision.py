@@ -1,4 +1,4 @@
-"""Half precision, which is bfloat16 here: where it pays, and computing in it on a CPU."""
+"""Lower precisions than float32: where they pay, and bfloat16, which is half precision here, on a CPU."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ def half_pays(device: torch.device | str) -> bool:
         return False
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, name, bool)()) for name in checks)
+
+
+def has_vnni() -> bool:
+    """
+    Whether this CPU multiplies 8 bits without overflow, by the instructions of AVX-512 VNNI.
+
+    With AVX-512 alone OpenVINO adds pairs of products in 16 bits, which overflow: logits of X-Net then were
+    7 off, where rounding moves them by 1.3 (docs/performance.md).
+    """
+    return bool(getattr(torch.cpu, "_is_vnni_supported", bool)())
 
 
 def in_bfloat16(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_nets.bundles import Backend, Model, bundle_folder, check_settings, plain_path, run_inference
+from shared_nets.bundles import (
+    Backend,
+    CpuPrecision,
+    Model,
+    bundle_folder,
+    check_settings,
+    plain_path,
+    run_inference,
+)
 from shared_nets.errors import UsageError, tell_errors_in_words
 
 
@@ -91,13 +99,13 @@ def predict(
         Backend | None,
         typer.Option(help="What computes the network on a CPU; by default (auto) the fastest installed."),
     ] = None,
-    cpu_bfloat16: Annotated[
-        bool,
+    cpu_precision: Annotated[
+        CpuPrecision | None,
         typer.Option(
-            "--cpu-bfloat16",
-            help="Compute in bfloat16: half of the time on a CPU that has it, masks differ a little.",
+            help="What a CPU computes in, float32 by default: bfloat16 takes half of the time, int8 (by "
+            "OpenVINO) a third, where the CPU has instructions for it; masks differ somewhat.",
         ),
-    ] = False,
+    ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle folder, with your own weights.")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do all scans anew, also those an earlier run finished.")
@@ -142,12 +150,12 @@ def predict(
         "dwi_decides": dwi_decides,
         "device": device,
         "backend": backend and backend.value,
+        "cpu_precision": cpu_precision and cpu_precision.value,
         "shard": shard,
         "participants": _labels(participant_label),
         "sessions": _labels(session),
     }
     switches = {
-        "cpu_bfloat16": cpu_bfloat16,
         "save_probability": save_probability,
         "save_labels": save_labels,
         "overwrite": overwrite,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shared_nets.bundles import Model
 from shared_nets.cli.options import Debug
 from shared_nets.errors import tell_errors_in_words
 
@@ -31,7 +32,8 @@ def verify(
     debug: Debug = False,
 ) -> None:
     """
-    Check a bundle's weight files: they are the released ones, fit its network, and hold the same values.
+    Check a bundle's weight files: they are the released ones, fit its network, and hold the same values; the
+    ranges that 8 bits need are theirs.
 
     Exit code 1 when not, as after fine-tuning in MONAI Label; `strokeseg weights restore` brings them back.
     """
@@ -70,6 +72,34 @@ def restore(
     from shared_nets.release import restore_shipped
 
     print(f"Wrote {restore_shipped(bundle)}")
+
+
+@app.command()
+def calibrate(
+    scans: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A dozen scans like those to be segmented: files, folders, BIDS datasets, lists."
+        ),
+    ],
+    model: Annotated[Model, typer.Option(case_sensitive=False, help="Whose weights.")],
+    bundle: Annotated[Path | None, typer.Option(help="Another bundle folder, with your own weights.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Other weights than the bundle's models/model.pt.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    debug: Debug = False,
+) -> None:
+    """
+    Let your own weights be computed in 8 bits (`predict --cpu-precision int8`): measure the scale they need.
+
+    Segments the scans in float32, at the voxel spacing of the bundle's inference.json, and writes ranges.json
+    beside the weights. Shipped weights have theirs.
+    """
+    tell_errors_in_words(debug)
+    from shared_nets.inference.calibration import calibrate as measure
+
+    print(f"Wrote {measure(scans, model.value, bundle, weights, quiet)}")
 
 
 @app.command()

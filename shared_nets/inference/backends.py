@@ -18,25 +18,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shared_nets.bundles import Backend
+from shared_nets.bundles import Backend, CpuPrecision
 from shared_nets.errors import UsageError
+from shared_nets.inference.eight_bits import in_eight_bits
 from shared_nets.inference.rewrites import rewrite
 from shared_nets.memory import keep_freed_memory
-from shared_nets.precision import half_pays, in_bfloat16
+from shared_nets.precision import half_pays, has_vnni, in_bfloat16
+from shared_nets.release.ranges import read_ranges
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
-# In which order they are taken; docs/performance.md tells how fast they are.
-CPU_BACKENDS = ("openvino", "onnxruntime")
-BFLOAT16_BACKENDS = ("openvino",)
-"""Those of them that compute in bfloat16, as PyTorch does."""
+BACKENDS_OF = {
+    CpuPrecision.float32: ("openvino", "onnxruntime", "torch"),
+    CpuPrecision.bfloat16: ("openvino", "torch"),
+    CpuPrecision.int8: ("openvino",),
+}
+"""What computes in what on a CPU, the fastest first; docs/performance.md tells how fast."""
 
 
 def for_inference(
     network: nn.Module,
     backend: str = "auto",
     device: torch.device | str | None = None,
-    cpu_bfloat16: bool = False,
+    cpu_precision: str = "float32",
+    ranges: str | Path | None = None,
 ) -> nn.Module:
     """
     The same network made fast: rewritten, and computed by the backend asked for.
@@ -50,26 +55,32 @@ def for_inference(
         network: a network with its weights, which stays as it is.
         backend: ``openvino``, ``onnxruntime``, ``torch``, or ``auto``, the fastest that is installed.
         device: where it runs; where the network is by default.
-        cpu_bfloat16: on a CPU compute in bfloat16, in half of the time where it has instructions for it;
-            probabilities move by up to a few hundredths (docs/performance.md). Says nothing on a GPU.
+        cpu_precision: what a CPU computes in: ``float32``; ``bfloat16``, in half of the time where it has
+            instructions for it; or ``int8``, 8 bits, in a third by OpenVINO where it has instructions for
+            them. Probabilities of single voxels move by up to a tenth in bfloat16 and a quarter in 8 bits,
+            Dice on the mean by thousandths (docs/performance.md). Says nothing on a GPU.
+        ranges: the file that ``int8`` needs, made of scans at the same voxel spacing, see
+            :func:`~shared_nets.release.ranges.read_ranges`.
 
     Returns:
         A module from ``(N, channels, H, W)`` to float32 logits ``(N, out, H, W)``, for inference only.
 
     Raises:
-        UsageError: if there is no such backend, or it or the CPU cannot compute in bfloat16.
+        UsageError: if there is no such backend or precision, it or the CPU cannot compute in it, or the
+            ranges are missing or of other weights.
     """
     check_backend(backend)
     place = torch.device(device) if device is not None else next(network.parameters()).device
-    half = cpu_bfloat16 and place.type == "cpu"
-    if half:
-        check_bfloat16(place, backend)
+    precision = check_precision(cpu_precision, place, backend)
     fast = rewrite(network).to(place)
-    chosen = _choose(backend, place, BFLOAT16_BACKENDS if half else CPU_BACKENDS)
+    if precision is CpuPrecision.bfloat16:
+        fast = InBfloat16(fast)
+    elif precision is CpuPrecision.int8:
+        fast = in_eight_bits(fast, read_ranges(ranges, network.state_dict()))
+    chosen = _choose(backend, place, BACKENDS_OF[precision])
     if place.type == "cpu":
         keep_freed_memory()
-    computed = InBfloat16(fast) if half else fast
-    return computed if chosen == "torch" else CompiledNetwork(computed, chosen)
+    return fast if chosen == "torch" else CompiledNetwork(fast, chosen)
 
 
 class InBfloat16(nn.Module):
@@ -102,31 +113,57 @@ def check_backend(backend: str) -> None:
         raise UsageError(f"{backend}: no backend has this name; use one of {', '.join(names)}.")
 
 
-def check_bfloat16(device: torch.device | str, backend: str | None = None) -> None:
+def check_precision(
+    cpu_precision: str, device: torch.device | str | None = None, backend: str | None = None
+) -> CpuPrecision:
     """
-    Make sure that a network can be computed in bfloat16 on the CPU; of a GPU this says nothing.
+    Make sure that a network can be computed in a precision.
 
     Args:
-        device: where it runs.
+        cpu_precision: its name.
+        device: where the network runs; on a GPU the name alone is looked at.
         backend: what computes it, see `for_inference`.
 
+    Returns:
+        It; on a GPU, float32: there it says nothing.
+
     Raises:
-        UsageError: if the backend cannot do it, or the CPU not fast.
+        UsageError: if there is no such precision, the backend cannot compute in it, or the CPU not fast.
     """
-    if torch.device(device).type != "cpu":
-        return
-    if backend in CPU_BACKENDS and backend not in BFLOAT16_BACKENDS:
-        raise UsageError(f"{backend} computes in float32 only: leave out cpu_bfloat16, or the backend.")
-    if not half_pays("cpu"):
+    names = [known.value for known in CpuPrecision]
+    if cpu_precision not in names:
+        raise UsageError(f"cpu_precision is one of {', '.join(names)}, not {cpu_precision}.")
+    precision = CpuPrecision(cpu_precision)
+    if device is None or torch.device(device).type != "cpu":
+        return CpuPrecision.float32
+    able = BACKENDS_OF[precision]
+    if backend not in (None, "auto", *able):
+        raise UsageError(f"{backend} does not compute in {precision.value}: leave it out, or cpu_precision.")
+    if not _has_instructions_for(precision):
+        raise UsageError(f"This CPU has no instructions for {_WITHOUT[precision]}: leave out cpu_precision.")
+    if not any(name == "torch" or _is_installed(name) for name in able):
         raise UsageError(
-            "This CPU has no instructions for bfloat16, which would take ten times as long as float32: leave "
-            "out cpu_bfloat16."
+            f"Only {able[0]} computes in {precision.value}, and it is not installed (pip install "
+            f"'shared_nets[{able[0]}]'): install it, or leave out cpu_precision."
         )
+    return precision
+
+
+_WITHOUT = {
+    CpuPrecision.bfloat16: "bfloat16, which would take ten times as long as float32",
+    CpuPrecision.int8: "int8 (AVX-512 VNNI), without which sums overflow",
+}
+
+
+def _has_instructions_for(precision: CpuPrecision) -> bool:
+    if precision is CpuPrecision.bfloat16:
+        return half_pays("cpu")
+    return precision is not CpuPrecision.int8 or has_vnni()
 
 
 def _choose(backend: str, device: torch.device, fastest: Sequence[str]) -> str:
     wanted = fastest if backend == "auto" else (backend,)
-    usable = [name for name in wanted if device.type == "cpu" and _is_installed(name)]
+    usable = [name for name in wanted if name != "torch" and device.type == "cpu" and _is_installed(name)]
     if not usable and backend not in ("auto", "torch"):
         why = (
             f"is not installed (pip install 'shared_nets[{backend}]')"
@@ -212,7 +249,8 @@ def _openvino_core() -> Any:
 def _openvino(network: nn.Module, example: Tensor) -> Run:
     half = isinstance(network, InBfloat16)
     # Traced here, because OpenVINO would trace it twice and compare: half of the time to convert it. What is
-    # rounded to bfloat16 it decides itself, from a graph of float32.
+    # rounded to bfloat16 it decides itself, from a graph of float32; so too what becomes 8 bits, from a graph
+    # that rounds.
     traced = torch.jit.trace(network.network if half else network, example, check_trace=False)
     model = import_openvino().convert_model(traced, input=[-1, *example.shape[1:]])
     settings = {

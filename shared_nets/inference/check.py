@@ -12,7 +12,7 @@ from shared_nets.bundles import check_command
 from shared_nets.devices import check_device
 from shared_nets.errors import UsageError, WeightsError, tell_errors_in_words
 from shared_nets.files import make_output_folder
-from shared_nets.inference.backends import check_backend, check_bfloat16
+from shared_nets.inference.backends import check_backend, check_precision
 from shared_nets.switches import is_number, is_true
 
 
@@ -24,7 +24,7 @@ def check_run(
     backend: str | None = None,
     threshold: float = 0.5,
     smallest_lesion_ml: float = 0.0,
-    cpu_bfloat16: bool | str = False,
+    cpu_precision: str = "float32",
     peak_threshold: float = 0.0,
     smoothing_mm: float = 0.0,
 ) -> None:
@@ -43,7 +43,7 @@ def check_run(
         backend: what computes the network, see :func:`~shared_nets.inference.for_inference`.
         threshold: see :func:`check_limits`.
         smallest_lesion_ml: see :func:`check_limits`.
-        cpu_bfloat16: see :func:`~shared_nets.inference.for_inference`.
+        cpu_precision: see :func:`~shared_nets.inference.for_inference`.
         peak_threshold: see :func:`check_limits`.
         smoothing_mm: see :func:`check_limits`.
 
@@ -51,8 +51,8 @@ def check_run(
         WeightsError: if the weights are not there.
         DeviceError: if this machine has no such device.
         UsageError: if the command has an option that its config files do not have, a path is something else,
-            no backend has this name, a number is out of range, a switch is neither true nor false, or the CPU
-            or the backend cannot compute in bfloat16.
+            no backend or precision has this name, a number is out of range, a switch is neither true nor
+            false, or the CPU or the backend cannot compute in the precision.
         OutputError: if the output folder cannot be made or written.
     """
     tell_errors_in_words()
@@ -60,7 +60,7 @@ def check_run(
     check_command(sys.argv)
     check_paths(output_dir=output_dir, weights=weights)
     check_limits(threshold, smallest_lesion_ml, peak_threshold, smoothing_mm)
-    check_network(weights, device, backend, is_true(cpu_bfloat16))
+    check_network(weights, device, backend, cpu_precision)
     make_output_folder(output_dir)
 
 
@@ -81,7 +81,7 @@ def check_network(
     weights: str | Path | None,
     device: torch.device | str | None,
     backend: str | None,
-    cpu_bfloat16: bool = False,
+    cpu_precision: str = "float32",
 ) -> None:
     """
     Make sure that the network can be set up; what is None is not looked at.
@@ -90,10 +90,10 @@ def check_network(
         weights: its weights file.
         device: where it runs.
         backend: what computes it, see :func:`~shared_nets.inference.for_inference`.
-        cpu_bfloat16: see there.
+        cpu_precision: see there.
 
     Raises:
-        UsageError: if no backend has this name, or the CPU or the backend cannot compute in bfloat16.
+        UsageError: if no backend or precision has this name, or the CPU or the backend cannot compute in it.
         WeightsError: if the weights are not there.
         DeviceError: if this machine has no such device.
     """
@@ -103,8 +103,7 @@ def check_network(
         check_weights(weights)
     if device is not None:
         check_device(device)
-        if cpu_bfloat16:
-            check_bfloat16(device, backend)
+    check_precision(cpu_precision, device, backend)
 
 
 def check_limits(

@@ -20,7 +20,6 @@ from shared_nets.errors import UsageError, own_error
 from shared_nets.inference.check import check_limits, check_network
 from shared_nets.inference.engine import run_engine
 from shared_nets.inference.outputs import on_grid_of, scan_grid
-from shared_nets.switches import is_true
 
 
 class Segmentation(NamedTuple):
@@ -62,13 +61,13 @@ class LesionSegmenter:
         mirror: take the mean of each slice's logits and its left-right mirror image's.
         dwi_decides: for ``cnnres``: what does not show on DWI alone is no lesion, so that FLAIR can take
             lesions away, but add none.
-        cpu_bfloat16: see :func:`~shared_nets.inference.for_inference`.
+        cpu_precision: see :func:`~shared_nets.inference.for_inference`.
 
     What is None is as inference.json has it.
 
     Raises:
         UsageError: if there is no such model, bundle, backend or setting, a number is out of range, or the
-            CPU or the backend cannot compute in bfloat16.
+            CPU or the backend cannot compute in the precision.
         WeightsError: if the weights are missing, corrupt, unsafe or of another architecture.
         DeviceError: if this machine has no such device.
     """
@@ -87,7 +86,7 @@ class LesionSegmenter:
         smoothing_mm: float | None = None,
         mirror: bool | None = None,
         dwi_decides: bool | None = None,
-        cpu_bfloat16: bool | None = None,
+        cpu_precision: str | None = None,
     ) -> None:
         names = [known.value for known in Model]
         if model not in names:
@@ -103,7 +102,7 @@ class LesionSegmenter:
             "smoothing_mm": smoothing_mm,
             "mirror": mirror,
             "dwi_decides": dwi_decides,
-            "cpu_bfloat16": cpu_bfloat16,
+            "cpu_precision": cpu_precision,
         }
         settings = {key: value for key, value in settings.items() if value is not None}
         check_settings(folder, settings)
@@ -114,14 +113,15 @@ class LesionSegmenter:
         config.update({"bundle_root": str(folder), "scans": [], "handlers": []})
         self.model = Model(model)
         with _own_errors():
-            half = is_true(config.get_parsed_content("cpu_bfloat16", default=False))
+            precision = config.get_parsed_content("cpu_precision", default="float32")
             weights, device, backend = map(config.get_parsed_content, ("weights", "device", "backend"))
-            check_network(weights, device, backend, half)
+            check_network(weights, device, backend, precision)
             threshold, smallest = map(config.get_parsed_content, ("threshold", "smallest_lesion_ml"))
             peak, smoothing = (
                 config.get_parsed_content(name, default=0.0) for name in ("peak_threshold", "smoothing_mm")
             )
             check_limits(threshold, smallest, peak, smoothing)
+            self.weights = Path(weights)
             self.preprocessing = config.get_parsed_content("preprocessing")
             self.evaluator = config.get_parsed_content("evaluator")
         # The engine's state is one scan's: threads would get each other's masks.

@@ -27,6 +27,7 @@ from shared_nets.bundles import NOT_PASSED_ON, check_parts, read_metadata
 from shared_nets.errors import UsageError
 from shared_nets.files import new_folder, write_bytes
 from shared_nets.release.provenance import verify_bundle
+from shared_nets.release.ranges import RANGES
 from shared_nets.release.versions import check_version
 from shared_nets.release.weights import CURRENT, SHIPPED
 
@@ -50,14 +51,16 @@ def bundle_files(bundle: str | Path) -> dict[str, bytes]:
             somebody trained is not passed on by mistake.
 
     Raises:
-        UsageError: if it is no bundle, or made for another version of this package.
+        UsageError: if it is no bundle, or made for another version of this package, or has ranges of other
+            weights.
         WeightsError: see :func:`~shared_nets.release.provenance.verify_bundle`.
     """
     bundle = Path(bundle)
     check_parts(bundle, "to release", PARTS)
     check_version(bundle)
     verify_bundle(bundle)
-    files = {name: (bundle / name).read_bytes() for name in (CURRENT, SHIPPED)}
+    optional = [RANGES] if (bundle / RANGES).is_file() else []
+    files = {name: (bundle / name).read_bytes() for name in (CURRENT, SHIPPED, *optional)}
     for part in ("configs", "docs"):
         files |= _tree(bundle / part, part)
     files["LICENSE"] = (bundle / "LICENSE").read_bytes()

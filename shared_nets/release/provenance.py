@@ -12,6 +12,7 @@ from torch import Tensor
 from shared_nets.bundles import check_parts, read_metadata
 from shared_nets.errors import WeightsError
 from shared_nets.release.exports import bundle_network
+from shared_nets.release.ranges import RANGES, read_ranges
 from shared_nets.release.weights import (
     CURRENT,
     SHIPPED,
@@ -82,7 +83,8 @@ def _text(value: Any) -> str:
 
 def verify_bundle(bundle: str | Path) -> list[str]:
     """
-    Check that a bundle's weights are the released ones, fit its network, and are the same in both files.
+    Check that a bundle's weights are the released ones, fit its network, and are the same in both files, and
+    that the ranges, if it has any, are theirs.
 
     Args:
         bundle: the bundle's folder.
@@ -92,7 +94,7 @@ def verify_bundle(bundle: str | Path) -> list[str]:
 
     Raises:
         WeightsError: saying what is not.
-        UsageError: if it is no bundle.
+        UsageError: if it is no bundle, or the ranges are damaged or of other weights or layers.
     """
     bundle = Path(bundle)
     network = bundle_network(bundle)
@@ -112,7 +114,14 @@ def verify_bundle(bundle: str | Path) -> list[str]:
                 f"{bundle}: {CURRENT} and {SHIPPED} differ in {key}; "
                 f"bring the first back with strokeseg weights restore."
             )
-    return [f"{bundle / name}: {released[Path(name).name]}, as released" for name in states]
+    lines = [f"{bundle / name}: {released[Path(name).name]}, as released" for name in states]
+    if (bundle / RANGES).is_file():
+        from shared_nets.inference.eight_bits import in_eight_bits  # which needs this package loaded
+        from shared_nets.inference.rewrites import rewrite
+
+        in_eight_bits(rewrite(network), read_ranges(bundle / RANGES, states[CURRENT]))
+        lines.append(f"{bundle / RANGES}: of these weights")
+    return lines
 
 
 def convert_weights(source: str | Path, output: str | Path, half: bool = False) -> Path:

@@ -21,6 +21,7 @@ from shared_nets.evaluation.tables import EVALUATION, count_text, interval_text,
 from shared_nets.files import new_folder, write_json, write_text
 from shared_nets.release.archive import PARTS
 from shared_nets.release.exports import bundle_network, describe
+from shared_nets.release.ranges import RANGES, copy_ranges, ranges_beside
 from shared_nets.release.weights import (
     CURRENT,
     SHIPPED,
@@ -92,6 +93,7 @@ def share_weights(
         shutil.copy2(bundle / "LICENSE", part / "LICENSE")
         for name in (CURRENT, SHIPPED):
             save_weights(stored, part / name)
+        copy_ranges(ranges_beside(weights), part / RANGES, stored)
         metadata |= {
             "name": f"{metadata['name']}: {output.name}",
             "version": version,

@@ -229,12 +229,12 @@ def test_bfloat16_is_done_and_recorded_or_refused(trees: Folders, bundles: Folde
     """By what this CPU has."""
     done = strokeseg(
         "predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", tmp_path / "out", "--quiet",
-        "--device", "cpu", "--backend", "torch", "--cpu-bfloat16", trees["xnet"] / "imagesTs",
+        "--device", "cpu", "--backend", "torch", "--cpu-precision", "bfloat16", trees["xnet"] / "imagesTs",
     )  # fmt: skip
     if half_pays("cpu"):
         assert (done.code, done.err) == (0, "")
         sidecar = json.loads((tmp_path / "out" / "case1_label-lesion_mask.json").read_text())
-        assert sidecar["Settings"]["cpu_bfloat16"] is True
+        assert sidecar["Settings"]["cpu_precision"] == "bfloat16"
     else:
         assert done.code == 1
         assert "no instructions for bfloat16" in done.err

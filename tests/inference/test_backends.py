@@ -201,7 +201,7 @@ def test_bfloat16_rounds_and_gives_float32(tiny: nn.Module, backend: str) -> Non
     if backend != "torch":
         pytest.importorskip(backend)
     x = torch.rand(2, 1, 32, 48)
-    half, exact = (for_inference(tiny, backend, cpu_bfloat16=on) for on in (True, False))
+    half, exact = (for_inference(tiny, backend, cpu_precision=one) for one in ("bfloat16", "float32"))
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("error")
         found, wanted = half(x), exact(x)
@@ -215,14 +215,20 @@ def test_bfloat16_rounds_and_gives_float32(tiny: nn.Module, backend: str) -> Non
 def test_bfloat16_by_auto_is_never_onnx_runtimes(tiny: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     for installed, chosen in ((("openvino", "onnxruntime"), "openvino"), (("onnxruntime",), "torch")):
         monkeypatch.setattr(backends, "_is_installed", lambda name, there=installed: name in there)
-        network = for_inference(tiny, cpu_bfloat16=True)
+        network = for_inference(tiny, cpu_precision="bfloat16")
         assert getattr(network, "backend", "torch") == chosen
 
 
 def test_bfloat16_is_refused_where_it_cannot_pay(tiny: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "half_pays", lambda device: False)
     with pytest.raises(UsageError, match="no instructions for bfloat16"):
-        for_inference(tiny, "torch", cpu_bfloat16=True)
-    with pytest.raises(UsageError, match="float32 only"):
-        for_inference(tiny, "onnxruntime", cpu_bfloat16=True)
-    backends.check_bfloat16("cuda")  # a GPU has its own half precision
+        for_inference(tiny, "torch", cpu_precision="bfloat16")
+    with pytest.raises(UsageError, match=r"^onnxruntime does not compute in bfloat16: leave it out, or"):
+        for_inference(tiny, "onnxruntime", cpu_precision="bfloat16")
+    backends.check_precision("bfloat16", "cuda")  # a GPU has its own half precision
+
+
+def test_a_precision_that_is_none(tiny: nn.Module) -> None:
+    for device in ("cpu", "cuda"):
+        with pytest.raises(UsageError, match=r"^cpu_precision is one of float32, bfloat16, int8, not int4"):
+            backends.check_precision("int4", device)

@@ -75,18 +75,21 @@ def test_its_own_errors_are_told_too(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "out").exists()
 
 
-def test_bfloat16_without_instructions_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precisions_without_instructions_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "half_pays", lambda device: False)
     with pytest.raises(UsageError, match="no instructions for bfloat16"):
-        check_run(tmp_path / "out", device="cpu", cpu_bfloat16="true")
+        check_run(tmp_path / "out", device="cpu", cpu_precision="bfloat16")
     assert not (tmp_path / "out").exists()
-    check_run(tmp_path / "out", device="cpu", cpu_bfloat16="false")
+    check_run(tmp_path / "out", device="cpu", cpu_precision="float32")
     monkeypatch.setattr(backends, "half_pays", lambda device: True)
-    check_run(tmp_path / "out", device="cpu", cpu_bfloat16=True)
-    with pytest.raises(UsageError, match="float32 only"):
-        check_run(tmp_path / "out", device="cpu", backend="onnxruntime", cpu_bfloat16=True)
-    with pytest.raises(UsageError, match="neither true nor false"):
-        check_run(tmp_path / "out", device="cpu", cpu_bfloat16="perhaps")
+    check_run(tmp_path / "out", device="cpu", cpu_precision="bfloat16")
+    with pytest.raises(UsageError, match="onnxruntime does not compute in bfloat16"):
+        check_run(tmp_path / "out", device="cpu", backend="onnxruntime", cpu_precision="bfloat16")
+    monkeypatch.setattr(backends, "has_vnni", lambda: False)
+    with pytest.raises(UsageError, match=r"no instructions for int8 .AVX-512 VNNI"):
+        check_run(tmp_path / "out", device="cpu", cpu_precision="int8")
+    with pytest.raises(UsageError, match="cpu_precision is one of float32, bfloat16, int8, not true"):
+        check_run(tmp_path / "out", device="cpu", cpu_precision="true")
 
 
 MONAI = "/site-packages/monai/bundle/__main__.py"
