@@ -20,6 +20,7 @@ from shared_nets.evaluation.tables import FOUND, MISSED, write_summary
 from shared_nets.release import check_version
 from shared_nets.release.archive import write_archive, write_folder
 from shared_nets.release.provenance import verify_bundle
+from shared_nets.release.ranges import RANGES, ranges_beside, read_ranges, write_ranges
 from shared_nets.release.share import _sections, share_weights
 from shared_nets.release.weights import load_weights, save_weights
 from tests.commands import ROOT, bundle, run, strokeseg
@@ -117,6 +118,28 @@ def test_what_monai_label_trained_on_is_not_passed_on(said: Mapping[str, Any], t
         path.name for path in (ROOT / "cnnres_bundle" / "configs").iterdir()
     }
     assert not [path for path in shared.rglob("*") if path.is_file() and b"smith" in path.read_bytes()]
+
+
+def test_ranges_go_along_with_the_weights_they_are_of(
+    said: Mapping[str, Any], weights: Path, tmp_path: Path
+) -> None:
+    """And no others of their folder; stored in half precision, weights are other ones."""
+    mine = tmp_path / "run" / "model.pt"
+    mine.parent.mkdir()
+    shutil.copy(weights, mine)
+    state = load_weights(mine)
+    others = {name: tensor + 1 for name, tensor in state.items()}
+    for one, end in ((others, 1.0), (state, 2.0)):
+        write_ranges(ranges_beside(mine), one, {"head": [(0.0, end)] * 20})
+    for half in (False, True):
+        shared = share_weights(tmp_path / f"half {half}", **said | {"weights": mine, "half": half})
+        if half:
+            assert not (shared / RANGES).exists()
+        else:
+            assert len(json.loads((shared / RANGES).read_text())) == 1
+            assert read_ranges(shared / RANGES, load_weights(shared / "models" / "model.pt")) == {
+                "head": (0.0, 2.0)
+            }
 
 
 def test_what_is_missing_is_told(
