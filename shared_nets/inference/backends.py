@@ -131,6 +131,8 @@ def check_precision(
         UsageError: if there is no such precision, the backend cannot compute in it, or the CPU not fast.
     """
     names = [known.value for known in CpuPrecision]
+    if isinstance(cpu_precision, bool):
+        raise UsageError("This inference.json has cpu_bfloat16, of an earlier version: take the present one.")
     if cpu_precision not in names:
         raise UsageError(f"cpu_precision is one of {', '.join(names)}, not {cpu_precision}.")
     precision = CpuPrecision(cpu_precision)
