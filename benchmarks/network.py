@@ -101,7 +101,7 @@ def candidates(model: str, x: Tensor) -> dict[str, Compute]:
                 ours = for_inference(
                     net, backend, cpu_precision=precision, ranges=Path(folder, "ranges.json")
                 )
-            except UsageError as error:  # the CPU has no instructions for it
+            except UsageError as error:  # no instructions for it, or no OpenVINO
                 print(f"{name}: {error}")
                 continue
             if backend == "torch" or isinstance(ours, CompiledNetwork):

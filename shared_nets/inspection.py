@@ -73,7 +73,6 @@ KNOWN_PACKAGES = (
 KNOWN_NAMES = (
     "shared_nets.inference.LesionWriter",
     "shared_nets.inference.Records",
-    "shared_nets.inference.recorded_precision",
     "shared_nets.release.check_version",
     "shared_nets.release.load_into",
     "shared_nets.release.ranges_beside",

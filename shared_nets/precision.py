@@ -33,10 +33,14 @@ def has_vnni() -> bool:
     """
     Whether this CPU multiplies 8 bits without overflow, by the instructions of AVX-512 VNNI.
 
-    With AVX-512 alone OpenVINO adds pairs of products in 16 bits, which overflow: logits of X-Net then were
-    7 off, where rounding moves them by 1.3 (docs/performance.md).
+    With AVX-512 alone OpenVINO adds pairs of products in 16 bits, which overflow (docs/performance.md).
     """
-    return bool(getattr(torch.cpu, "_is_vnni_supported", bool)())
+    checks = (
+        "_is_vnni_supported",
+        "_is_cpu_support_vnni",
+        "_is_cpu_support_avx512_vnni",
+    )  # by torch's version
+    return any(bool(getattr(torch.cpu, name, bool)()) for name in checks)
 
 
 def in_bfloat16(compute: Callable[..., Tensor]) -> Callable[..., Tensor]:

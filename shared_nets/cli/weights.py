@@ -94,7 +94,7 @@ def calibrate(
     Let your own weights be computed in 8 bits (`predict --cpu-precision int8`): measure the scale they need.
 
     Segments the scans in float32, at the voxel spacing of the bundle's inference.json, and writes ranges.json
-    beside the weights. Shipped weights have theirs.
+    beside the weights; what stood there for these weights is replaced. Shipped weights have theirs.
     """
     tell_errors_in_words(debug)
     from shared_nets.inference.calibration import calibrate as measure

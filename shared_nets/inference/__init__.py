@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared_nets.inference.backends import for_inference
+from shared_nets.inference.backends import computed_in, for_inference
 from shared_nets.inference.check import check_run
 from shared_nets.inference.cohort import Cohort
 from shared_nets.inference.lesions import (
@@ -15,7 +15,7 @@ from shared_nets.inference.lesions import (
 from shared_nets.inference.masks import HysteresisThresholdd, RemoveSmallLesionsd
 from shared_nets.inference.outputs import LesionWriter, write_nifti, write_table
 from shared_nets.inference.picture import lesion_sheet
-from shared_nets.inference.records import Records, recorded_precision
+from shared_nets.inference.records import Records
 from shared_nets.inference.rewrites import rewrite
 from shared_nets.inference.segmenter import LesionSegmenter, Segmentation
 from shared_nets.inference.slices import SliceWindowInferer
@@ -32,12 +32,12 @@ __all__ = [
     "Segmentation",
     "SliceWindowInferer",
     "check_run",
+    "computed_in",
     "for_inference",
     "head_midline",
     "label_lesions",
     "lesion_sheet",
     "measure_lesions",
-    "recorded_precision",
     "rewrite",
     "write_nifti",
     "write_table",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
+import json
 import sys
 import tempfile
 import warnings
@@ -72,15 +74,29 @@ def for_inference(
     check_backend(backend)
     place = torch.device(device) if device is not None else next(network.parameters()).device
     precision = check_precision(cpu_precision, place, backend)
-    fast = rewrite(network).to(place)
+    fast, told = rewrite(network).to(place), precision.value
     if precision is CpuPrecision.bfloat16:
         fast = InBfloat16(fast)
     elif precision is CpuPrecision.int8:
-        fast = in_eight_bits(fast, read_ranges(ranges, network.state_dict()))
+        read = read_ranges(ranges, network.state_dict())
+        fast = in_eight_bits(fast, read)
+        told += f", ranges {hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()}"
     chosen = _choose(backend, place, BACKENDS_OF[precision])
     if place.type == "cpu":
         keep_freed_memory()
-    return fast if chosen == "torch" else CompiledNetwork(fast, chosen)
+    fast = fast if chosen == "torch" else CompiledNetwork(fast, chosen)
+    fast.computed_in = told  # type: ignore[assignment]  # a module's attribute, but neither layer nor tensor
+    return fast
+
+
+def computed_in(network: nn.Module) -> str:
+    """
+    What results shall tell of the precision: of ``int8`` also the SHA-256 of the ranges.
+
+    Args:
+        network: one that `for_inference` made.
+    """
+    return str(network.computed_in)
 
 
 class InBfloat16(nn.Module):
@@ -131,8 +147,6 @@ def check_precision(
         UsageError: if there is no such precision, the backend cannot compute in it, or the CPU not fast.
     """
     names = [known.value for known in CpuPrecision]
-    if isinstance(cpu_precision, bool):
-        raise UsageError("This inference.json has cpu_bfloat16, of an earlier version: take the present one.")
     if cpu_precision not in names:
         raise UsageError(f"cpu_precision is one of {', '.join(names)}, not {cpu_precision}.")
     precision = CpuPrecision(cpu_precision)

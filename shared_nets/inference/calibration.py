@@ -13,7 +13,7 @@ from shared_nets.files import make_output_folder
 from shared_nets.inference.eight_bits import watched
 from shared_nets.inference.segmenter import LesionSegmenter
 from shared_nets.release import load_weights
-from shared_nets.release.ranges import ranges_beside, write_ranges
+from shared_nets.release.ranges import write_ranges
 
 
 def calibrate(
@@ -37,10 +37,10 @@ def calibrate(
         quiet: no progress bar.
 
     Returns:
-        The file written: ``ranges.json`` beside the weights.
+        The file written: ``ranges`` of inference.json, ``ranges.json`` beside the weights.
 
     Raises:
-        StrokeSegError: as of `LesionSegmenter` and its ``predict``, or if hardly a slice shows a head.
+        StrokeSegError: as of `LesionSegmenter` and its ``predict``, or if they show hardly a head.
         OutputError: if the file cannot be written.
     """
     segmenter = LesionSegmenter(
@@ -51,12 +51,11 @@ def calibrate(
         backend="torch",
         cpu_precision=CpuPrecision.float32.value,
     )
-    path = ranges_beside(segmenter.weights)
-    make_output_folder(path.parent)  # told before the work
+    make_output_folder(segmenter.ranges.parent)  # what is wrong with it is told before the work
     sources = [plain_path(Path(scan)) for scan in scans]
     cases = find_cases(sources, section="test", modalities=MODALITIES[Model(model)])
     with watched(segmenter.evaluator.network) as seen:
         for case in tqdm(cases, unit="scan", disable=quiet):
             segmenter.predict(case["image"])
-    write_ranges(path, load_weights(segmenter.weights), seen)
-    return path
+    write_ranges(segmenter.ranges, load_weights(segmenter.weights), seen)
+    return segmenter.ranges

@@ -1,4 +1,4 @@
-"""A network in 8 bits: what its convolutions take, and their weights, rounded to 256 steps."""
+"""A network in 8 bits: what its convolutions take rounded to 256 steps, and their weights to 255."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from shared_nets.errors import UsageError
-from shared_nets.release.ranges import ANEW, Ranges
+from shared_nets.release.ranges import REMEDY, Ranges
 
 _STEPS = 255  # between the lowest and the highest of 8 bits
 _WEIGHT_STEPS = 127  # on each side of zero
@@ -29,7 +29,7 @@ def watched(network: nn.Module) -> Iterator[dict[str, list[tuple[float, float]]]
         network: one that `rewrite` made.
 
     Yields:
-        By a convolution's name, the lowest and the highest value of each slice.
+        By a convolution's name, the lowest and the highest value of each window.
     """
     seen: dict[str, list[tuple[float, float]]] = {}
 
@@ -79,7 +79,7 @@ def in_eight_bits(network: nn.Module, ranges: Ranges) -> nn.Module:
     rounded = copy.deepcopy(network)
     for name, convolution in rounded_convolutions(rounded).items():
         if name not in ranges:
-            raise UsageError(f"The ranges are of another network: they have no {name}; {ANEW}.")
+            raise UsageError(f"The ranges are of another network: they have no {name}; {REMEDY}.")
         parent, _, last = name.rpartition(".")
         setattr(rounded.get_submodule(parent), last, _Rounded(convolution, *ranges[name]))
     return rounded

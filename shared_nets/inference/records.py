@@ -19,12 +19,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-import torch
 from monai.transforms import Compose
 from torch import Tensor
 
 from shared_nets import NOTICE, __version__, files
-from shared_nets.bundles import CpuPrecision
 from shared_nets.data.bids import dataset_root
 from shared_nets.data.cases import RESULTS_FOLDER
 from shared_nets.errors import OutputError, ScanNotFoundError, UsageError
@@ -288,21 +286,6 @@ def hash_scan(path: Path) -> str:
     except OSError as error:
         raise ScanNotFoundError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def recorded_precision(cpu_precision: str, device: str | torch.device, ranges: str | Path) -> str:
-    """
-    What a result's sidecar tells of the precision: of ``int8`` also the SHA-256 of the ranges.
-
-    Args:
-        cpu_precision: its name.
-        device: where the network runs; on a GPU the name says nothing, and the default is recorded.
-        ranges: the file of the ranges, there or not.
-    """
-    if torch.device(device).type != "cpu":
-        return CpuPrecision.float32.value
-    known = cpu_precision == CpuPrecision.int8.value and Path(ranges).is_file()
-    return f"{cpu_precision}, ranges {files.sha256(ranges)}" if known else cpu_precision
 
 
 def described(thing: Any) -> str | list[str]:

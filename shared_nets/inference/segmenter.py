@@ -20,6 +20,7 @@ from shared_nets.errors import UsageError, own_error
 from shared_nets.inference.check import check_limits, check_network
 from shared_nets.inference.engine import run_engine
 from shared_nets.inference.outputs import on_grid_of, scan_grid
+from shared_nets.release import ranges_beside
 
 
 class Segmentation(NamedTuple):
@@ -122,6 +123,7 @@ class LesionSegmenter:
             )
             check_limits(threshold, smallest, peak, smoothing)
             self.weights = Path(weights)
+            self.ranges = Path(config.get_parsed_content("ranges", default=ranges_beside(weights)))
             self.preprocessing = config.get_parsed_content("preprocessing")
             self.evaluator = config.get_parsed_content("evaluator")
         # The engine's state is one scan's: threads would get each other's masks.

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
+import torch
 from torch import Tensor
 
 from shared_nets.errors import UsageError
 from shared_nets.files import read_json, write_json
-from shared_nets.release.weights import as_stored
 from shared_nets.switches import is_number
 
 RANGES = "models/ranges.json"
@@ -22,13 +21,13 @@ RANGES = "models/ranges.json"
 Ranges = Mapping[str, tuple[float, float]]
 """By a layer's name, the lowest and the highest value that it takes."""
 Seen = Mapping[str, list[tuple[float, float]]]
-"""By a layer's name, the lowest and the highest value that it took in each slice."""
+"""By a layer's name, the lowest and the highest value that it took in each window."""
 
-ANEW = "make it anew by strokeseg weights calibrate, or compute in another cpu_precision"
+REMEDY = "make it by strokeseg weights calibrate, or compute in another cpu_precision"
 """What to do about ranges that cannot be used."""
 
-_LEAST_SLICES = 20
-_TAIL = 0.1  # of the slices, at each end
+_LEAST_WINDOWS = 20
+_TAIL = 0.1  # of the windows, at each end
 
 
 def ranges_beside(weights: str | Path) -> Path:
@@ -46,9 +45,9 @@ def write_ranges(path: str | Path, state: Mapping[str, Tensor], seen: Seen) -> N
     """
     Write between what values each layer's input is rounded: what is outside becomes the nearer end.
 
-    The ends are those that a tenth of the slices exceed. On validation cases that changed masks less than the
-    lowest and the highest value of all slices, which a few slices stretch (docs/performance.md). Ranges of
-    other weights stay in the file.
+    The ends are those that a tenth of the windows exceed. On validation cases that changed masks less than
+    the lowest and the highest value of all, which a few windows stretch (docs/performance.md). What the file
+    says of other weights stays, what it said of these is replaced.
 
     Args:
         path: the file, see `ranges_beside`.
@@ -56,19 +55,20 @@ def write_ranges(path: str | Path, state: Mapping[str, Tensor], seen: Seen) -> N
         seen: what the layers took.
 
     Raises:
-        UsageError: if fewer than 20 slices were seen: in scans without a head, one of air is looked at.
+        UsageError: if fewer than 20 windows were seen: of a scan without a head, one of air is looked at.
         OutputError: if it cannot be written.
     """
-    slices = min(map(len, seen.values()), default=0)
-    if slices < _LEAST_SLICES:
+    windows = min(map(len, seen.values()), default=0)
+    if windows < _LEAST_WINDOWS:
         raise UsageError(
-            f"The scans have {slices} slices with a head, too few to tell what a network takes: name more."
+            f"The network looked at {windows} windows of these scans, too few to tell what it takes: name "
+            f"more scans of heads."
         )
     ranges = {}
     for name, ends in seen.items():
         lowest, highest = np.asarray(ends).T
         ranges[name] = [float(np.quantile(lowest, _TAIL)), float(np.quantile(highest, 1 - _TAIL))]
-    entry = {_digest(state): {"slices": slices, "ranges": ranges}}
+    entry = {_digest(state): {"windows": windows, "ranges": ranges}}
     write_json(path, {**read_json(Path(path)), **entry})
 
 
@@ -81,15 +81,17 @@ def read_ranges(path: str | Path | None, state: Mapping[str, Tensor]) -> Ranges:
     Raises:
         UsageError: if there is no such file, it is damaged, or has none of these weights.
     """
-    if path is None or not Path(path).is_file():
-        raise UsageError(f"{path} is not there, and int8 needs it: {ANEW}.")
+    if path is None:
+        raise UsageError(f"int8 needs ranges: name their file; {REMEDY}.")
+    if not Path(path).is_file():
+        raise UsageError(f"{path} is not there, and int8 needs it: {REMEDY}.")
     content = read_json(Path(path))
     entry = content.get(_digest(state), {})
     ranges = entry.get("ranges") if isinstance(entry, dict) else None
     if not content or (entry and not (isinstance(ranges, dict) and all(map(_is_range, ranges.values())))):
-        raise UsageError(f"{path} is damaged: {ANEW}.")
+        raise UsageError(f"{path} is damaged: {REMEDY}.")
     if not ranges:
-        raise UsageError(f"{path} is of other weights: {ANEW}.")
+        raise UsageError(f"{path} is of other weights: {REMEDY}.")
     return {name: (low, high) for name, (low, high) in ranges.items()}
 
 
@@ -116,5 +118,8 @@ def _is_range(value: Any) -> bool:
 
 def _digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of weights, whatever file and precision they come in."""
-    exact = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-    return hashlib.sha256(safetensors.torch.save(as_stored(exact, "The network"))).hexdigest()
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        exact = tensor.detach().cpu().to(torch.float32 if tensor.is_floating_point() else torch.int64)
+        digest.update(f"{name} {list(exact.shape)} ".encode() + exact.contiguous().numpy().tobytes())
+    return digest.hexdigest()

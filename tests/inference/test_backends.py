@@ -228,7 +228,7 @@ def test_bfloat16_is_refused_where_it_cannot_pay(tiny: nn.Module, monkeypatch: p
     backends.check_precision("bfloat16", "cuda")  # a GPU has its own half precision
 
 
-def test_a_precision_that_is_none(tiny: nn.Module) -> None:
+def test_a_precision_that_is_none() -> None:
     for device in ("cpu", "cuda"):
         with pytest.raises(UsageError, match=r"^cpu_precision is one of float32, bfloat16, int8, not int4"):
             backends.check_precision("int4", device)

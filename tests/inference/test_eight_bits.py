@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from shared_nets.errors import UsageError
-from shared_nets.inference import LesionSegmenter, backends, for_inference, recorded_precision, rewrite
+from shared_nets.inference import LesionSegmenter, backends, computed_in, for_inference, rewrite
 from shared_nets.inference.eight_bits import in_eight_bits, watched
 from shared_nets.precision import has_vnni
+from shared_nets.release import load_weights
 from shared_nets.release.archive import bundle_files
 from shared_nets.release.ranges import RANGES, read_ranges, write_ranges
 from tests.commands import ROOT, Done, strokeseg
@@ -167,15 +168,23 @@ def test_ranges_that_cannot_be_used(tiny: nn.Module, tmp_path: Path) -> None:
             for_inference(tiny, cpu_precision="int8", ranges=path)
         return str(caught.value)
 
-    remedy = "make it anew by strokeseg weights calibrate, or compute in another cpu_precision."
+    remedy = "make it by strokeseg weights calibrate, or compute in another cpu_precision."
     assert told() == f"{path} is not there, and int8 needs it: {remedy}"
     for content in ("", "[]", "{}", "no JSON"):
         path.write_text(content)
         assert told() == f"{path} is damaged: {remedy}"
-    with pytest.raises(UsageError, match="The scans have 19 slices with a head, too few to tell"):
+    with pytest.raises(UsageError, match="The network looked at 19 windows of these scans, too few"):
         write_ranges(path, tiny.state_dict(), {"0": [(0.0, 1.0)] * 19})
     write_ranges(path, tiny.state_dict(), {"0": [(0.0, 1.0)] * 20})
-    for_inference(tiny, cpu_precision="int8", ranges=path)
+    told_of_both = computed_in(for_inference(tiny, cpu_precision="int8", ranges=path))
+    write_ranges(
+        path, a_layer(1.0).state_dict(), {"0": [(0.0, 9.0)] * 20}
+    )  # what is told is of these weights
+    assert computed_in(for_inference(tiny, cpu_precision="int8", ranges=path)) == told_of_both
+    with pytest.raises(
+        UsageError, match=r"^int8 needs ranges: name their file; make it by strokeseg weights"
+    ):
+        for_inference(tiny, cpu_precision="int8")
     digest = next(iter(json.loads(path.read_text())))
     for ranges in ([1], [2, 1], 1, ["a", "b"], None):
         path.write_text(json.dumps({digest: {"ranges": {"0": ranges}}}))
@@ -203,54 +212,67 @@ def test_where_int8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         backends.check_precision("int8", "cpu")
     backends.check_precision("int8", "cuda")  # of which it says nothing
-    assert recorded_precision("int8", "cuda", "ranges.json") == "float32"
 
 
-def test_from_scans_to_masks_in_eight_bits(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
-    """Calibrated, segmented, recorded; and refused for the next weights, or by a CPU without."""
-    pytest.importorskip("openvino")
+@pytest.fixture
+def calibrated(trees: Folders, bundles: Folders, tmp_path: Path) -> Path:
+    """A bundle whose weights were calibrated on small heads."""
     folder = tmp_path / "cnnres_bundle"
     shutil.copytree(bundles["cnnres"], folder)
     scans = trees["cnnres"] / "imagesTs"
     made = strokeseg("weights", "calibrate", scans, "--model", "cnnres", "--bundle", folder, "--quiet")
     assert (made.code, made.err) == (0, "")
     assert made.out == f"Wrote {folder / 'models' / 'ranges.json'}\n"
+    return folder
+
+
+def test_scans_tell_what_each_convolution_takes(calibrated: Path) -> None:
+    """Images are scaled to 0 to 1, and what follows a ReLU is not below 0."""
+    ranges = read_ranges(calibrated / RANGES, load_weights(calibrated / "models" / "model.pt"))
+    assert len(ranges) == 25
+    assert ranges["translation1.conv"] == pytest.approx((0, 1), abs=0.05)
+    assert ranges["residual1.unit.conv2"][0] == 0
+    assert all(lowest < highest for lowest, highest in ranges.values())
+
+
+@pytest.mark.skipif(not has_vnni(), reason="this CPU has no VNNI, without which int8 is refused")
+def test_from_scans_to_masks_in_eight_bits(calibrated: Path, trees: Folders, tmp_path: Path) -> None:
+    """Segmented, recorded; and refused for the next weights."""
+    pytest.importorskip("openvino")
+    scans = trees["cnnres"] / "imagesTs"
 
     def predict(name: str, precision: str) -> Done:
         return strokeseg(
-            "predict", "--model", "cnnres", "--bundle", folder, "--quiet", "--device", "cpu",
+            "predict", "--model", "cnnres", "--bundle", calibrated, "--quiet", "--device", "cpu",
             "--save-probability", "--backend", "openvino", "--cpu-precision", precision,
             "--output", tmp_path / name, scans,
         )  # fmt: skip
 
-    done = predict("int8", "int8")
-    if not has_vnni():
-        assert done.code == 1
-        assert "no instructions for int8" in done.err
-        return
-    assert (done.code, done.told) == (0, "")
-    assert predict("float32", "float32").code == 0
+    for precision in ("int8", "float32"):
+        done = predict(precision, precision)
+        assert (done.code, done.told) == (0, "")
     rounded, exact = tmp_path / "int8", tmp_path / "float32"
     one, other = (nib.load(out / "case1_label-lesion_probseg.nii.gz").get_fdata() for out in (rounded, exact))
     assert 0 < np.abs(one - other).max() < 0.1
-    settings = [
-        json.loads((out / "case1_label-lesion_mask.json").read_text())["Settings"] for out in (rounded, exact)
+    recorded = [
+        json.loads((out / "case1_label-lesion_mask.json").read_text())["Settings"]["cpu_precision"]
+        for out in (rounded, exact)
     ]
-    assert settings[0]["cpu_precision"].startswith("int8, ranges ")
-    assert settings[1]["cpu_precision"] == "float32"
+    assert recorded[0].startswith("int8, ranges ")
+    assert recorded[1] == "float32"
     segmenter = LesionSegmenter(
-        "cnnres", bundle=folder, device="cpu", backend="openvino", cpu_precision="int8"
+        "cnnres", bundle=calibrated, device="cpu", backend="openvino", cpu_precision="int8"
     )
     mask = segmenter.predict([scans / f"case1_000{n}.nii.gz" for n in (0, 1)]).mask
     assert np.array_equal(mask.dataobj, nib.load(rounded / "case1_label-lesion_mask.nii.gz").dataobj)
 
-    path = folder / "models" / "model.pt"
+    path = calibrated / "models" / "model.pt"
     state = torch.load(path, weights_only=True)
     next(iter(state.values())).add_(0.01)
     torch.save(state, path)
     done = predict("others", "int8")
     assert done.code == 1
-    assert done.told.startswith(f"{folder}/models/ranges.json is of other weights: ")
+    assert done.told.startswith(f"{calibrated / RANGES} is of other weights: ")
     assert not list(tmp_path.glob("others/*.nii.gz"))
 
 
@@ -267,7 +289,7 @@ def test_a_bad_scan_ends_the_calibration_in_words(trees: Folders, bundles: Folde
     for scan, said in (
         (corrupt, corrupt.name),
         (tmp_path / "none.nii.gz", "none.nii.gz"),
-        (air, "too few to tell"),
+        (air, "too few"),
     ):
         done = strokeseg("weights", "calibrate", scan, "--model", "xnet", "--bundle", folder, "--quiet")
         assert done.code == 1

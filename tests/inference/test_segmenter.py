@@ -289,6 +289,17 @@ def test_weights_of_another_network(bundles: Folders) -> None:
         LesionSegmenter("xnet", bundle=bundles["xnet"], weights=weights)
 
 
+def test_a_config_of_an_earlier_version_is_told(bundles: Folders, tmp_path: Path) -> None:
+    """As from a copy of a bundle, made before its settings got other names."""
+    path = tmp_path / "configs" / "inference.json"
+    path.parent.mkdir()
+    content = json.loads((bundles["xnet"] / "configs" / "inference.json").read_text())
+    path.write_text(json.dumps(content | {"cpu_bfloat16": False}))
+    with pytest.raises(UsageError) as caught:
+        LesionSegmenter("xnet", bundle=tmp_path)
+    assert str(caught.value).startswith(f"{path} is of an earlier version of this package")
+
+
 def test_the_shipped_bundles_are_found() -> None:
     for name in ("xnet", "cnnres"):
         segmenter = LesionSegmenter(name, device="cpu", backend="torch")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import sys
@@ -253,9 +252,10 @@ def test_a_second_experiment_is_refused(
     tree: Path, crossvalidated: Path, tmp_path: Path, moment: str, happened: Happened
 ) -> None:
     path, reached = tmp_path / "fold0" / moment, tmp_path / "reached"
-    first = experiment(tree, tmp_path, before=partial(stopping_at, path, reached))
+    first = experiment(tree, tmp_path, before=partial(waiting_at, path, reached))
     wait_for(reached, first)
-    second = while_stopped(first, lambda: experiment(tree, tmp_path).wait())
+    second = experiment(tree, tmp_path).wait()
+    reached.unlink()
     assert refused(second, path.parent)
     happened(told(second).replace(str(tmp_path), "out"))
     done = first.wait()
@@ -263,13 +263,16 @@ def test_a_second_experiment_is_refused(
     check_same_experiment(tmp_path, crossvalidated)
 
 
-def stopping_at(path: Path, reached: Path) -> None:
-    """Let this process stand still, once, just before a file gets its name, and tell so by another."""
+def waiting_at(path: Path, reached: Path) -> None:
+    """Let this process wait, once, before a file gets its name, while another is there, which it makes."""
+    waited = []
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
-        if event == "os.rename" and Path(str(arguments[1])) == path and not reached.exists():
+        if event == "os.rename" and Path(str(arguments[1])) == path and not waited:
+            waited.append(path)
             reached.touch()
-            os.kill(os.getpid(), signal.SIGSTOP)
+            while reached.exists():
+                time.sleep(0.02)
 
     sys.addaudithook(watch)
 

@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 
 @lru_cache
 def opinionated_network() -> nn.Module:
-    """CNN-Res with random weights: on a head it says everything from 0 to .8, and a quarter is above .5."""
+    """CNN-Res with random weights: on a head it says all from 0 to .9, and over a quarter is above .5."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return CNNRes(in_channels=2).eval()
