@@ -40,7 +40,7 @@ def test_the_shipped_bundles_are_the_default(tmp_path: Path) -> None:
     assert strokeseg("monailabel", "prepare", tmp_path / "app").code == 0
     for name in ("xnet_bundle", "cnnres_bundle"):
         models = tmp_path / "app" / "model" / name / "models"
-        assert {path.name for path in models.iterdir()} == {"model.pt", "model.safetensors"}
+        assert {path.name for path in models.iterdir()} == {"model.pt", "model.safetensors", "ranges.json"}
 
 
 def test_what_another_server_trained_on_stays_there(bundles: Mapping[str, Path], tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_too_little_memory_for_a_scan(tree: Path, tmp_path: Path, happened: Happ
             stream.write(bytes(shape[0] * shape[1]))
     small = tree / "imagesTs" / "case1.nii.gz"
     done = predict(
-        tree, tmp_path / "out", before=partial(limited_memory, 600), dataset_dir=f"['{path}','{small}']"
+        tree, tmp_path / "out", before=partial(limited_memory, 1000), dataset_dir=f"['{path}','{small}']"
     ).wait()
     happened(next((line for line in done.err.splitlines() if line.startswith("Failed")), done.err))
     assert done.code == 1
