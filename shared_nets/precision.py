@@ -25,8 +25,7 @@ def half_pays(device: torch.device | str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, name, bool)()) for name in checks)
+    return _cpu_has("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 
 
 def has_vnni() -> bool:
@@ -35,11 +34,12 @@ def has_vnni() -> bool:
 
     With AVX-512 alone OpenVINO adds pairs of products in 16 bits, which overflow (docs/performance.md).
     """
-    checks = (
-        "_is_vnni_supported",
-        "_is_cpu_support_vnni",
-        "_is_cpu_support_avx512_vnni",
-    )  # by torch's version
+    # One check, whose name changed with torch's version.
+    return _cpu_has("_is_vnni_supported", "_is_cpu_support_vnni", "_is_cpu_support_avx512_vnni")
+
+
+def _cpu_has(*checks: str) -> bool:
+    """Whether one of torch's checks of the CPU, of those that this version has, says yes."""
     return any(bool(getattr(torch.cpu, name, bool)()) for name in checks)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from shared_nets.errors import UsageError
-from shared_nets.release.ranges import REMEDY, Ranges
+from shared_nets.release.ranges import REMEDY, Ranges, Seen
 
 _STEPS = 255  # between the lowest and the highest of 8 bits
 _WEIGHT_STEPS = 127  # on each side of zero
@@ -21,7 +21,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 @contextmanager
-def watched(network: nn.Module) -> Iterator[dict[str, list[tuple[float, float]]]]:
+def watched(network: nn.Module) -> Iterator[Seen]:
     """
     What each convolution that 8 bits can do takes while a network computes in here.
 
@@ -31,7 +31,7 @@ def watched(network: nn.Module) -> Iterator[dict[str, list[tuple[float, float]]]
     Yields:
         By a convolution's name, the lowest and the highest value of each window.
     """
-    seen: dict[str, list[tuple[float, float]]] = {}
+    seen: Seen = {}
 
     def watch(name: str, module: nn.Module) -> Any:
         def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -20,7 +20,7 @@ RANGES = "models/ranges.json"
 
 Ranges = Mapping[str, tuple[float, float]]
 """By a layer's name, the lowest and the highest value that it takes."""
-Seen = Mapping[str, list[tuple[float, float]]]
+Seen = dict[str, list[tuple[float, float]]]
 """By a layer's name, the lowest and the highest value that it took in each window."""
 
 REMEDY = "make it by strokeseg weights calibrate, or compute in another cpu_precision"

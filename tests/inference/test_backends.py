@@ -24,14 +24,6 @@ from tests.networks.base import as_trained
 from tests.networks.oracle import weights as oracle
 
 
-@pytest.fixture
-def tiny() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1)
-    ).eval()
-
-
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime", "torch"])
 def test_xnet_is_the_original_keras_model_on_every_backend(oracle_xnet: XNet, backend: str) -> None:
     if backend != "torch":

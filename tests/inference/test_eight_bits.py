@@ -26,14 +26,6 @@ from tests.commands import ROOT, Done, strokeseg
 Folders = Mapping[str, Path]
 
 
-@pytest.fixture
-def tiny() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1)
-    ).eval()
-
-
 def a_layer(weight: float, bias: float = 0.0) -> nn.Module:
     layer = nn.Conv2d(1, 1, 1)
     with torch.no_grad():
