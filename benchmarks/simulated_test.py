@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from shared_nets.bundles import Model, bundle_folder, run_inference
-from shared_nets.cli.experiments import parse_settings
 from shared_nets.evaluation.metrics import case_metrics
 from shared_nets.evaluation.tables import statistics
+from shared_nets.switches import parse_settings
 
 THRESHOLDS = (0.05, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.4)
 """Differences between the sides that are tried, in units of the brain's 99th percentile."""

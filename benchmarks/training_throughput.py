@@ -22,7 +22,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 
 from shared_nets.bundles import Model, bundle_folder
-from shared_nets.cli.experiments import parse_settings
+from shared_nets.switches import parse_settings
 
 
 def main(

@@ -96,7 +96,7 @@ def measure(method: str, model: str, scan: Sequence[Path]) -> dict[str, float]:
     """One method in this process: CPU seconds of what comes once, of a scan, and of the network in it."""
     import torch
 
-    from shared_nets.cli.experiments import parse_settings
+    from shared_nets.switches import parse_settings
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

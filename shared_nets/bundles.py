@@ -99,6 +99,28 @@ def check_parts(bundle: Path, purpose: str, parts: Iterable[str]) -> None:
             )
 
 
+def recipe_files(bundle: Path, recipes: Iterable[Path] | None) -> tuple[Path, ...]:
+    """
+    Configs to lay over a bundle's train.json.
+
+    Args:
+        bundle: its folder.
+        recipes: by their path, or by their name in the bundle's configs.
+
+    Raises:
+        UsageError: if one is at neither place.
+    """
+    found = []
+    for recipe in recipes or []:
+        inside = bundle / "configs" / recipe
+        path = recipe if recipe.is_file() else inside
+        if not path.is_file():
+            names = sorted(p.name for p in (bundle / "configs").glob("*.json"))
+            raise UsageError(f"{recipe} is not there, and {bundle.name} has only {', '.join(names)}.")
+        found.append(path.resolve())
+    return tuple(found)
+
+
 def plain_path(path: str | os.PathLike[str]) -> str:
     """
     A path as a value in a config: absolute, since MONAI runs what begins with ``$`` and follows ``@`` and

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -67,8 +67,13 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """
     with written_whole(path) as part, open(part, "wb") as stream:
         stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())  # else a machine that stops may leave the new name with nothing in it
+        sync(stream)
+
+
+def sync(stream: BinaryIO) -> None:
+    """Have a file's content on the disk: a machine that stops may else leave its name with nothing in it."""
+    stream.flush()
+    os.fsync(stream.fileno())
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -1,6 +1,10 @@
-"""Switches and numbers of a config, as a command line gives them."""
+"""Switches, numbers and other values of a config, as a command line gives them."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
 
 from shared_nets.errors import UsageError
 
@@ -28,3 +32,25 @@ def is_true(value: bool | str) -> bool:
 def is_number(value: object) -> bool:
     """Whether a setting is a number; true and false, which Python counts as such, are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def parse_settings(settings: Iterable[str] | None) -> dict[str, Any]:
+    """
+    Values of a config by their keys.
+
+    Args:
+        settings: ``key=value``; a value that is JSON is read as such, any other is text.
+
+    Raises:
+        UsageError: if one has no key, or no value.
+    """
+    parsed: dict[str, Any] = {}
+    for setting in settings or []:
+        key, found, value = setting.partition("=")
+        if not found or not key:
+            raise UsageError(f"--set {setting}: write KEY=VALUE, such as max_epochs=20.")
+        try:
+            parsed[key] = json.loads(value)
+        except ValueError:
+            parsed[key] = value
+    return parsed

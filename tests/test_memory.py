@@ -1,10 +1,11 @@
-"""Freed memory is kept for the next tensors, counted in the pages that the system clears."""
+"""How much memory is allowed; freed memory is kept, counted in the pages that the system clears."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,55 @@ def test_other_systems_stay_as_they_are(monkeypatch: pytest.MonkeyPatch, platfor
 def test_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
     assert not memory.keep_freed_memory()
+
+
+MIB = 2**20
+
+
+class TestMemory:
+    @pytest.fixture
+    def groups(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A place for what the kernel tells; this process's own limits are left aside."""
+        monkeypatch.setattr(memory, "CGROUPS", tmp_path / "sys")
+        monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
+        return tmp_path / "sys"
+
+    def limit(self, path: Path, value: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{value}\n")
+
+    @pytest.mark.parametrize(
+        ("line", "limits", "allowed"),
+        [
+            ("0::/job/step", {"job/memory.max": 4 * MIB, "job/step/memory.max": "max"}, [4 * MIB]),
+            ("0::/job", {"job/memory.max": 4 * MIB, "memory.max": 3 * MIB}, [4 * MIB, 3 * MIB]),
+            ("0::/../outside/a/container", {"memory.max": 5 * MIB}, [5 * MIB]),
+            ("9:memory:/job", {"memory/job/memory.limit_in_bytes": 2 * MIB}, [2 * MIB]),
+            ("9:cpu,cpuacct:/job", {"memory/job/memory.limit_in_bytes": 2 * MIB}, []),
+            ("0::/job", {}, []),
+        ],
+    )
+    def test_control_groups(
+        self, groups: Path, tmp_path: Path, line: str, limits: dict[str, object], allowed: list[int]
+    ) -> None:
+        for name, value in limits.items():
+            self.limit(groups / name, value)
+        self.limit(tmp_path / "own", line)
+        assert memory.cgroup_limits(tmp_path / "own") == allowed
+
+    def test_no_control_groups(self, tmp_path: Path) -> None:
+        assert memory.cgroup_limits(tmp_path / "none") == []
+
+    def test_the_least_limit_holds(self, groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        machine = memory.memory_gb()
+        assert 0.5 < machine < 10_000
+        monkeypatch.setattr(memory, "cgroup_limits", lambda: [3 * 2**30, 2 * 2**30])
+        assert memory.memory_gb() == min(2, machine)
+        monkeypatch.setenv("SLURM_MEM_PER_NODE", "512")
+        assert memory.memory_gb() == 0.5
+        monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")  # all that the node has
+        assert memory.memory_gb() == min(2, machine)
+
+    def test_a_system_that_does_not_tell(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr(memory.os, "sysconf")
+        assert memory.memory_gb() == 0

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from shared_nets.bundles import MODALITIES, Model
-from shared_nets.cli.options import Debug
-from shared_nets.errors import UsageError, tell_errors_in_words
+from shared_nets.cli.options import Debug, told_as_a_wrong_command
+from shared_nets.errors import tell_errors_in_words
 
 app = typer.Typer(
     help="Data lists with folds, from ATLAS, ISLES 2022, SPES, BIDS or plain folders.", no_args_is_help=True
@@ -101,10 +101,8 @@ def _make(
 
     _folds, split, *_ = settings
     read: Callable[..., Any] = getattr(datasets, reader)
-    try:
+    with told_as_a_wrong_command():
         if split not in ("shuffled", "unshuffled"):
             parse_sizes(split)
-    except UsageError as error:
-        raise typer.BadParameter(str(error)) from error
     print(make_data_list(read(folder, **options), output, *settings))
     print(f"Wrote {output}")

@@ -1,18 +1,18 @@
-"""`strokeseg experiment` and `strokeseg table`: the papers' protocols on your data."""
+"""`strokeseg experiment`, `table` and `finetune`: the papers' protocols, and fine-tuning, on your data."""
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from shared_nets.bundles import Model, bundle_folder, plain_path
-from shared_nets.cli.options import Debug
+from shared_nets.bundles import Model, bundle_folder, plain_path, recipe_files
+from shared_nets.cli.options import Debug, told_as_a_wrong_command
 from shared_nets.errors import UsageError, tell_errors_in_words
 from shared_nets.experiments.methods import BUNDLES, METHODS, Comparison
+from shared_nets.switches import parse_settings
 
 
 class Weights(str, Enum):
@@ -85,11 +85,9 @@ def experiment(
     loses an epoch at most.
     """
     tell_errors_in_words(debug)
-    try:
+    with told_as_a_wrong_command():
         folder = bundle_folder(model.value, bundle)
         recipes, settings = recipe_files(folder, recipe), parse_settings(setting)
-    except UsageError as error:
-        raise typer.BadParameter(str(error)) from error
     from shared_nets.evaluation import summarise, summary_text
     from shared_nets.experiments.crossvalidation import Experiment
     from shared_nets.experiments.tables import means, scores
@@ -141,15 +139,13 @@ def table(
     the networks they have in common when given one output folder.
     """
     tell_errors_in_words(debug)
-    try:
+    with told_as_a_wrong_command():
         folder = bundle_folder(BUNDLES[which])
         recipes, settings = recipe_files(folder, recipe), parse_settings(setting)
-    except UsageError as error:
-        raise typer.BadParameter(str(error)) from error
     from monai.bundle import ConfigParser
 
     from shared_nets.experiments.crossvalidation import Experiment
-    from shared_nets.experiments.tables import compare, write_table
+    from shared_nets.experiments.tables import TITLES, compare, explanation, write_table
     from shared_nets.files import in_turn
 
     silent = {"quiet": quiet, "debug": debug}
@@ -177,7 +173,9 @@ def table(
         one.run(fold)
     with in_turn(output):
         rows = compare(methods, experiments, own, tuple(window), fold, rules)
-        write_table(rows, stem, TITLES[which], [note] * bool(note) + [explanation(rows, window, rules)])
+        limits = {key: parser[key] for key in ("threshold", "peak_threshold", "smoothing_mm")}
+        notes = [note] * bool(note) + [explanation(rows, window, rules, limits)]
+        write_table(rows, stem, TITLES[which], notes)
     print(stem.with_suffix(".md").read_text(encoding="utf-8"))
     print(f"Wrote {stem}.md and {stem}.csv")
 
@@ -211,17 +209,14 @@ def finetune(
     best epoch on the held-out cases, so what these say of it flatters a little; test cases do not.
     """
     tell_errors_in_words(debug)
-    try:
+    with told_as_a_wrong_command():
         folder = bundle_folder(model.value, bundle)
         recipes, settings = recipe_files(folder, recipe), parse_settings(setting)
         for key in ("pretrained", "frozen", "learning_rate"):
             if key in settings:
                 raise UsageError(f"--set {key}: use --{key.replace('_', '-')}.")
-    except UsageError as error:
-        raise typer.BadParameter(str(error)) from error
-    from shared_nets.evaluation import read_cases
-    from shared_nets.experiments.crossvalidation import Experiment, read_recipe, telling_how_to_go_on
-    from shared_nets.experiments.tables import OVERLAPS, paired_p
+    from shared_nets.experiments.crossvalidation import Experiment, read_recipe
+    from shared_nets.experiments.finetuning import before_and_after, before_and_after_text
 
     start = pretrained or folder / "models" / "model.pt"
     tuned: dict[str, Any] = {"pretrained": plain_path(start)} | ({"frozen": frozen} if frozen else {})
@@ -229,74 +224,9 @@ def finetune(
         tuned["learning_rate"] = 1e-4 if learning_rate is None else learning_rate
     silent = {"quiet": quiet, "debug": debug}
     tuning = Experiment(folder, data, output, recipes, tuned | settings, "best", evaluate_on.value, silent)
-    tuning.check([fold])
-    with telling_how_to_go_on(fold):
-        before = read_cases(tuning.evaluate(fold, start, "before")).set_index("scan")
-        tuning.train(fold)
-        after = read_cases(tuning.evaluate(fold, None, "after")).set_index("scan")
-    done = (before["status"] == "ok") & (after["status"] == "ok")
-    before, after = before[done], after[done]
+    before, after = before_and_after(tuning, fold, start)
     which = "held-out" if evaluate_on is EvaluateOn.validation else "test"
-    print(f"Mean over {len(after)} {which} cases, before and after:")
-    for key in OVERLAPS:
-        print(f"  {key:<10} {before[key].mean():.3f}  {after[key].mean():.3f}")
-    print(f"Dice: p = {paired_p(after['dice'], before['dice']):.2g} (Wilcoxon's signed-rank test)")
+    print(before_and_after_text(before, after, which))
     print(f"Weights: {(output / f'fold{fold}' / 'models' / 'model.pt').resolve()}")
-    if not done.all():
+    if (before["status"] != "ok").any() or (after["status"] != "ok").any():
         raise typer.Exit(1)
-
-
-TITLES = {
-    Comparison.ablation: "U-Net, ResUNet and X-Net with and without the Feature Similarity Module",
-    Comparison.comparison: "Networks compared on T1-weighted slices",
-    Comparison.acute: "U-Net and CNN-Res on DWI and FLAIR",
-}
-
-
-def explanation(rows: Any, window: Any, rules: str) -> str:
-    """What the table's figures are."""
-    first = rows.iloc[0]
-    scored = {
-        "volumes": "Overlaps are means over whole volumes at 0.5 on their own grids",
-        "xnet": "Overlaps by X-Net's code: volumes without lesion count as 0, mean of the folds' means",
-        "cnnres": "Overlaps by the rule of the CNN-Res paper: means over slices with lesion",
-    }[rules]
-    return (
-        f"{scored}; {first['cases']} cases in {first['folds']} fold(s). Each network was trained alike, for "
-        f"{span(rows['epochs'])} epoch(s) and {span(rows['slices'])} slices a fold. In brackets: what the "
-        f"paper reports on its own data, where at hand. p: Wilcoxon's signed-rank test of Dice against the "
-        f"last row, Holm's correction. GMACs and ms: for a slice of {window[0]}×{window[1]}, float32."
-    )
-
-
-def span(numbers: Any) -> str:
-    """A column's least and greatest number: early stop ends trainings at different epochs."""
-    least, most = min(numbers), max(numbers)
-    return str(least) if least == most else f"{least} to {most}"
-
-
-def recipe_files(bundle: Path, recipes: list[Path] | None) -> tuple[Path, ...]:
-    """Recipes by their path, or by their name in the bundle's configs."""
-    found = []
-    for recipe in recipes or []:
-        inside = bundle / "configs" / recipe
-        path = recipe if recipe.is_file() else inside
-        if not path.is_file():
-            names = sorted(p.name for p in (bundle / "configs").glob("*.json"))
-            raise UsageError(f"{recipe} is not there, and {bundle.name} has only {', '.join(names)}.")
-        found.append(path.resolve())
-    return tuple(found)
-
-
-def parse_settings(settings: list[str] | None) -> dict[str, Any]:
-    """``key=value`` pairs; a value that is JSON is read as such, any other is text."""
-    parsed: dict[str, Any] = {}
-    for setting in settings or []:
-        key, found, value = setting.partition("=")
-        if not found or not key:
-            raise UsageError(f"--set {setting}: write KEY=VALUE, such as max_epochs=20.")
-        try:
-            parsed[key] = json.loads(value)
-        except ValueError:
-            parsed[key] = value
-    return parsed

@@ -16,7 +16,8 @@ from shared_nets.bundles import (
     plain_path,
     run_inference,
 )
-from shared_nets.errors import UsageError, tell_errors_in_words
+from shared_nets.cli.options import told_as_a_wrong_command
+from shared_nets.errors import tell_errors_in_words
 
 
 def predict(
@@ -171,11 +172,9 @@ def predict(
     else:
         settings["dataset_dir"] = [[path and plain_path(path) for path in (dwi, flair)]]
     tell_errors_in_words(debug)
-    try:
+    with told_as_a_wrong_command():
         folder = bundle_folder(model.value, bundle)
         check_settings(folder, settings)
-    except UsageError as error:
-        raise typer.BadParameter(str(error)) from error
     run_inference(folder, settings)
 
 

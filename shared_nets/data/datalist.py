@@ -217,14 +217,14 @@ def write_data_list(path: Path, sections: Mapping[str, Sequence[Item]], descript
 
 def read_folds(data: Path) -> list[int]:
     """
-    The folds that a data set is cross-validated in, as `find_cases` makes them.
+    The folds that a data list names.
 
     Args:
         data: a JSON data list, or any data set; `find_cases` tells what is wrong with it.
 
     Returns:
-        Those that a data list names; 0 alone where it has a ``validation`` section instead; else 0 to 4:
-        `find_cases` then splits in five.
+        They, in order; 0 alone where the list has a ``validation`` section instead. An empty list where it
+        has neither, or is no data list: `find_cases` then splits by itself.
 
     Raises:
         UsageError: if an item's fold is no whole number.
@@ -232,7 +232,7 @@ def read_folds(data: Path) -> list[int]:
     try:
         content = json.loads(data.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError):
-        return list(range(FOLDS))
+        return []
     sections = content if isinstance(content, dict) else {"training": content}
     items = sections.get("training")
     folds = {
@@ -242,4 +242,4 @@ def read_folds(data: Path) -> list[int]:
     }
     if not folds and sections.get("validation"):
         return [0]
-    return sorted(folds) or list(range(FOLDS))
+    return sorted(folds)

@@ -131,10 +131,15 @@ def held_out(subjects: Sequence[str], fold: int, seed: int) -> set[str]:
         UsageError: if there is no such fold, as there are fewer subjects.
     """
     order = shuffled(subjects, seed)
-    folds = min(FOLDS, len(order))
+    folds = number_of_folds(len(order))
     if not 0 <= fold < max(folds, 1):
         raise UsageError(f"There is no fold {fold}: {len(order)} subjects make the folds 0 to {folds - 1}.")
     return set(order[fold::folds]) if folds > 1 else set()
+
+
+def number_of_folds(subjects: int) -> int:
+    """How many folds a data set that names none is split in: five, or fewer where it has fewer subjects."""
+    return min(FOLDS, subjects)
 
 
 def read_fold(item: Mapping[str, Any], where: str) -> int:

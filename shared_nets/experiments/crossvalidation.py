@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import time
@@ -18,12 +20,13 @@ from typing import Any
 import pandas as pd
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.utils import ensure_tuple
 
 from shared_nets.bundles import check_parts, plain_path, read_object
 from shared_nets.data import read_folds
 from shared_nets.data.datalist import relative_to
-from shared_nets.data.names import Case
-from shared_nets.data.splits import tell_shared_subjects
+from shared_nets.data.names import Case, subject_of
+from shared_nets.data.splits import number_of_folds, tell_shared_subjects
 from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, instead
 from shared_nets.evaluation import read_cases
 from shared_nets.files import held, sha256, write_json
@@ -47,6 +50,9 @@ TOLD = {
     "pretrained_sha256": "weights to start from",
 }
 """What settings of ``experiment.json`` are called in messages, where not by their key."""
+
+PLACE = ("device", "workers", "cache_gb")
+"""Settings of train.json that say where a training runs: an experiment may go on with others."""
 
 START = {
     "_target_": "shared_nets.training.start_from",
@@ -98,7 +104,7 @@ class Experiment:
             StrokeSegError: if a fold cannot be trained.
             KeyboardInterrupt: if it is interrupted; its message tells how to go on.
         """
-        folds = read_folds(self.data) if folds is None else folds
+        folds = self.folds() if folds is None else folds
         self.check(folds)
         for fold in folds:
             if not self.is_finished(fold):
@@ -114,11 +120,19 @@ class Experiment:
         Args:
             folds: these, failed cases or not, beside all others that are finished; all by default.
         """
-        every = read_folds(self.data)
+        every = self.folds()
         folds = every if folds is None else folds
         others = filter(self.is_finished, set(every) - set(folds))
         parts = [read_cases(self.table(fold)).assign(fold=fold) for fold in sorted({*folds, *others})]
         return pd.concat(parts, ignore_index=True)
+
+    def folds(self) -> list[int]:
+        """All folds: those that a data list names, or those that `find_cases` makes."""
+        if named := read_folds(self.data):
+            return named
+        cases = self.cases_of(0)
+        subjects = {subject_of(case) for part in ("training", "validation") for case in cases(section=part)}
+        return list(range(number_of_folds(len(subjects))))
 
     def fold_folder(self, fold: int) -> Path:
         """Where a fold's files are."""
@@ -226,7 +240,7 @@ class Experiment:
         if path.is_file():
             before = read_object(path)
             known = settings | before
-            differ = [key for key in settings if known[key] != settings[key]]
+            differ = [key for key in settings if without_place(known)[key] != without_place(settings)[key]]
             if not differ:
                 if known != before:
                     write_json(path, known)
@@ -277,6 +291,7 @@ class Experiment:
             "slices": last["trainer"]["epoch"] * slices_of_an_epoch(workflow.parser),
         }
         write_json(folder / "trained.json", trained)
+        shutil.rmtree(folder / "cache", ignore_errors=True)
 
     def evaluate(self, fold: int, weights: Path | None = None, name: str = "evaluation") -> Path:
         """
@@ -364,14 +379,30 @@ def data_digest(data: Path, cases: Callable[..., list[Case]]) -> str:
         cases: `find_cases` of it, for any fold.
 
     Returns:
-        SHA-256 of the list; of a folder, that of the names and paths of the cases that train and validate.
+        SHA-256 of the cases that train and validate: their names and paths, their masks, their images' sizes.
     """
-    if data.is_file():
-        return sha256(data)
-    found = [relative_to(case, data) for name in ("training", "validation") for case in cases(section=name)]
-    return hashlib.sha256(
-        json.dumps(sorted(found, key=itemgetter("name")), sort_keys=True).encode()
-    ).hexdigest()
+    root = data.parent if data.is_file() else data
+    found = []
+    for case in (case for name in ("training", "validation") for case in cases(section=name)):
+        # One that is missing fails when it is loaded.
+        images = [
+            os.path.getsize(path) for path in ensure_tuple(case["image"]) if path and os.path.exists(path)
+        ]
+        masks = [sha256(path) for path in ensure_tuple(case.get("label") or ()) if os.path.exists(path)]
+        found.append(relative_to(case, root) | {"bytes": images, "masks": masks})
+    found.sort(key=itemgetter("name"))
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def without_place(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Settings of an experiment without those that say where and how fast it runs, and change no result.
+
+    Args:
+        settings: those of ``experiment.json``.
+    """
+    own = {key: value for key, value in settings["settings"].items() if key not in PLACE}
+    return {**settings, "settings": own, "data": None}
 
 
 def read_recipe(recipe: Path) -> dict[str, Any]:
@@ -425,9 +456,14 @@ def slices_of_an_epoch(parser: ConfigParser) -> int:
 
 def run(workflow: ConfigWorkflow) -> None:
     """A workflow from its beginning to its end."""
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    try:
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    finally:
+        # Engines and handlers hold each other: without, the next fold's cases come beside this one's.
+        del workflow
+        gc.collect()
 
 
 def read_last(checkpoint: Path) -> dict[str, Any]:

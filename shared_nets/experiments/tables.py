@@ -19,10 +19,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from shared_nets import networks
 from shared_nets.errors import UsageError, few
 from shared_nets.experiments.crossvalidation import Experiment
-from shared_nets.experiments.methods import Method
+from shared_nets.experiments.methods import Comparison, Method
 from shared_nets.files import write_text
 
 OVERLAPS = ("dice", "iou", "precision", "recall")
+TITLES = {
+    Comparison.ablation: "U-Net, ResUNet and X-Net with and without the Feature Similarity Module",
+    Comparison.comparison: "Networks compared on T1-weighted slices",
+    Comparison.acute: "U-Net and CNN-Res on DWI and FLAIR",
+}
 ROUNDS = 5
 """Timings of each network, taken in turns; the table has their median."""
 
@@ -249,6 +254,40 @@ def write_table(rows: pd.DataFrame, output: Path, title: str, notes: Sequence[st
     write_text(output.with_suffix(".csv"), rows.to_csv(index=False))
     text = "\n\n".join([f"# {title}", *notes, markdown(rows)]) + "\n"
     write_text(output.with_suffix(".md"), text)
+
+
+def explanation(rows: pd.DataFrame, window: Sequence[int], rules: str, limits: Mapping[str, float]) -> str:
+    """
+    What a table's figures are.
+
+    Args:
+        rows: as `table`.
+        window: rows and columns of a slice.
+        rules: see `scores`.
+        limits: ``threshold``, ``peak_threshold`` and ``smoothing_mm`` of all the networks.
+    """
+    first = rows.iloc[0]
+    scored = {
+        "volumes": "Overlaps are means over whole volumes on their own grids",
+        "xnet": "Overlaps by X-Net's code: volumes without lesion count as 0, mean of the folds' means",
+        "cnnres": "Overlaps by the rule of the CNN-Res paper: means over slices with lesion",
+    }[rules]
+    return (
+        f"{scored}; {first['cases']} cases in {first['folds']} fold(s). Probabilities from "
+        f"{limits['threshold']:g} on are lesion"
+        + (f", in pieces that reach {peak:g}" if (peak := limits["peak_threshold"]) else "")
+        + (f", smoothed by {smoothing:g} mm" if (smoothing := limits["smoothing_mm"]) else "")
+        + f". Each network was trained alike, for {span(rows['epochs'])} epoch(s) and {span(rows['slices'])} "
+        f"slices a fold. In brackets: what the paper reports on its own data, where at hand. p: Wilcoxon's "
+        f"signed-rank test of Dice against the last row, Holm's correction. GMACs and ms: for a slice of "
+        f"{window[0]}×{window[1]}, float32."
+    )
+
+
+def span(numbers: pd.Series) -> str:
+    """A column's least and greatest number: early stop ends trainings at different epochs."""
+    least, most = min(numbers), max(numbers)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def markdown(rows: pd.DataFrame) -> str:

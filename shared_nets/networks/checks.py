@@ -37,7 +37,9 @@ def he_normal_(module: nn.Module) -> None:
     """
     He-normal kernels (fan in) and zero biases for every convolution: the papers' initialisation.
 
-    Truncated at two standard deviations and rescaled, as Keras' ``he_normal`` does.
+    Truncated at two standard deviations and rescaled, as Keras' ``he_normal`` does. For depthwise kernels
+    Keras counts all channels as inputs and draws them smaller by the root of their number; here each kernel
+    has the one input that it has. Batch norm takes the difference back, to its small constant.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from shared_nets import files
 from shared_nets.bundles import read_metadata
 from shared_nets.errors import WeightsError
-from shared_nets.files import write_bytes, written_whole
+from shared_nets.files import sync, write_bytes, written_whole
 from shared_nets.networks import CNNRes, XNet
 
 SHIPPED = "models/model.safetensors"
@@ -175,6 +175,7 @@ def save_state(state: Mapping[str, Any], path: str | Path) -> None:
     with written_whole(path) as part, open(part, "wb") as stream:
         try:
             torch.save(state, stream)
+            sync(stream)
         except RuntimeError as error:
             # torch tells only that its archive is broken; what came before tells why.
             if isinstance(error.__context__, OSError):

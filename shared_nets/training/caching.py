@@ -15,9 +15,10 @@ from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from shared_nets.errors import UsageError
+from shared_nets.memory import memory_gb
 
 MEMORY_SHARE = 0.3
-"""Of the machine's memory that the prepared cases of training may take, and those of validation as much; the
+"""Of the memory that the prepared cases of training may take, and those of validation as much; the
 rest is for the network and everything else."""
 
 
@@ -33,10 +34,10 @@ def cached(
 
     Args:
         data: the cases.
-        transform: the preprocessing; what comes before its first random step is kept, and must be picklable
-            for ``cache_dir``.
-        cache_gb: memory that prepared cases may take, in GiB; by default three tenths of the machine's,
-            divided among the processes of ``torchrun``.
+        transform: the preprocessing; what comes before its first random step is kept, must not be changed in
+            place by what comes after, as MONAI's transforms do not, and must be picklable for ``cache_dir``.
+        cache_gb: memory that prepared cases may take, in GiB; by default three tenths of what this process
+            may use, divided among the processes of ``torchrun``.
         cache_dir: where they are kept on disk when they do not fit into memory, as plain tensors; None
             prepares them anew each time then. A case is also prepared anew when the preprocessing or one of
             the files or folders that it names has changed.
@@ -50,14 +51,21 @@ def cached(
     """
     if not data:
         return Dataset([], transform)
-    limit = memory_gb() * MEMORY_SHARE if cache_gb is None else cache_gb
-    if limit and prepared_gb(data[0], transform) * len(data) <= limit:
-        return CasesInMemory(data, transform, num_workers=2, progress=not quiet)
+    limit = share_gb() if cache_gb is None else cache_gb
+    # Cases of several scanners differ in size: the largest of three stands for all.
+    some = sorted({0, len(data) // 2, len(data) - 1})
+    if limit and max(prepared_gb(data[n], transform) for n in some) * len(data) <= limit:
+        return CasesInMemory(data, transform, num_workers=2, copy_cache=False, progress=not quiet)
     if cache_dir is None:
         return Dataset(data, transform)
     return PersistentDataset(
         data, transform, cache_dir=cache_dir, hash_func=_hash_with_files, hash_transform=_hash_of_transforms
     )
+
+
+def share_gb() -> float:
+    """What prepared cases may take, of this process's share among those of ``torchrun``."""
+    return memory_gb() * MEMORY_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _hash_of_transforms(transforms: Any) -> bytes:
@@ -103,9 +111,3 @@ def prepared_gb(case: dict[str, Any], transform: Callable[..., Any]) -> float:
     values = prepared.values() if isinstance(prepared, dict) else [prepared]
     sizes = [getattr(value, "nbytes", 0) for value in values]
     return sum(sizes) / 2**30
-
-
-def memory_gb() -> float:
-    """The machine's memory in GiB, this process's share of it among those of ``torchrun``."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return total / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -13,12 +13,13 @@ import torch
 from ignite.engine import Engine, Events
 from monai.handlers import EarlyStopHandler
 from monai.utils import set_determinism
+from numpy.random import SeedSequence
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from shared_nets.errors import UsageError, WeightsError
-from shared_nets.release.weights import save_state, save_weights
+from shared_nets.release.weights import check_finite, save_state, save_weights
 
 LAST = "last.ckpt"
 """What a run goes on from. Not ``last.pt``: MONAI Label would offer it as weights."""
@@ -111,6 +112,7 @@ class Checkpoints:
         if idist.get_rank() > 0:
             self.kept = engine.state.epoch
             return
+        check_finite(self.network.state_dict(), "the network", f"{self.last} holds an epoch before")
         if self.validator is None or self.validator.state.best_metric_epoch in (_NEVER, engine.state.epoch):
             save_weights(self.network.state_dict(), self.best)
         content = {name: thing.state_dict() for name, thing in self.state.items()}
@@ -129,7 +131,7 @@ class Checkpoints:
         Raises:
             WeightsError: if it is not there or does not fit.
             UsageError: if it already has all the epochs asked for, or was made with another learning rate or
-                weight decay, or with a schedule of another length.
+                weight decay, with a schedule of another length, or with more or fewer batches an epoch.
         """
         if not self.last.is_file():
             raise WeightsError(f"{self.last}: there is no run to resume; start one without resume.")
@@ -146,6 +148,13 @@ class Checkpoints:
         if done["epoch"] >= (engine.state.max_epochs or 0):
             raise UsageError(
                 f"{self.last}: this run already has {done['epoch']} epochs; raise max_epochs to go on."
+            )
+        batches = done["iteration"] // done["epoch"]
+        if batches != engine.state.epoch_length:
+            raise UsageError(
+                f"{self.last}: this run has {batches} batches an epoch, not {engine.state.epoch_length}: "
+                f"resume it with the same settings and number of GPUs, or start anew from its weights "
+                f"(--pretrained)."
             )
         for name, value in content.get("asked", {}).items():
             if value != self.asked.get(name):
@@ -197,8 +206,8 @@ class SeededEpochs:
 
     def start(self, engine: Engine) -> None:
         """Seed the order of the samples, the augmentation and dropout of the epoch that begins."""
-        # Processes that learn together must draw differently.
-        seed = self.seed + engine.state.epoch + 100_003 * idist.get_rank()
+        # Processes that learn together must draw differently, and so must neighbouring seeds.
+        seed = int(SeedSequence([self.seed, engine.state.epoch, idist.get_rank()]).generate_state(1)[0])
         set_determinism(seed)
         self.dataset.transform.set_random_state(seed)
 
@@ -256,7 +265,6 @@ class Progress:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.tell_validation)
         engine.add_event_handler(Events.COMPLETED, self.stop)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
 
     def start(self, engine: Engine) -> None:
         """Open the bar."""
@@ -283,12 +291,6 @@ class Progress:
         epochs = engine.state.epoch
         print(f"Trained for {epochs} epoch{'' if epochs == 1 else 's'}{self._best()}.")
         print(f"Weights: {self.weights.resolve()}")
-
-    def fail(self, engine: Engine, error: Exception) -> None:
-        """Close the bar, so that the error stands on a line of its own."""
-        if hasattr(self, "bar"):
-            self.bar.close()
-        raise error
 
     def _best(self) -> str:
         if self.validator is None or self.validator.state.best_metric_epoch == _NEVER:

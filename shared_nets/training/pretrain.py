@@ -4,7 +4,7 @@ Pretraining on simulated lesions: how the shipped weights were made.
 ``python -m shared_nets.training.pretrain --help`` shows the command. Initial weights follow from the
 seed, slices from the seed and the number of processes that simulate; how many slices are seen in the given
 minutes depends on the machine, so two runs come close but are not equal. A resumed run draws new slices: its
-stream is seeded by the seed plus the steps done. It may go on on another device.
+stream is seeded by the seed and the steps done. It may go on on another device.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Annotated, Any, cast
 
 import torch
 import typer
+from numpy.random import SeedSequence
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from torch.utils.data import DataLoader
@@ -30,7 +31,7 @@ from shared_nets.devices import check_device, local_device
 from shared_nets.errors import UsageError, WeightsError, tell_errors_in_words
 from shared_nets.networks import CNNRes, XNet
 from shared_nets.precision import half_pays
-from shared_nets.release.weights import check_architecture, load_into, save_state, save_weights
+from shared_nets.release.weights import check_architecture, check_finite, load_into, save_state, save_weights
 from shared_nets.simulation import (
     Anatomy,
     LesionShape,
@@ -216,7 +217,8 @@ def train(
     losses: list[Tensor] = []
     while (progress := run.minutes / minutes if minutes else 1.0) < 1:
         stage = next(s for s in recipe.stages if progress < s.until)
-        for batch in _batches(recipe, stage, anatomies, lesions, seed + run.steps, run.device, workers):
+        drawn = int(SeedSequence([seed, run.steps]).generate_state(1)[0])
+        for batch in _batches(recipe, stage, anatomies, lesions, drawn, run.device, workers):
             losses.append(run.step(batch, min(progress, 1.0)))
             now = time.monotonic()
             run.minutes = (now - begun) / 60
@@ -325,7 +327,8 @@ class Run:
         return loss.detach()
 
     def save(self, path: Path) -> None:
-        """Write all there is to go on from, in one piece."""
+        """Write all there is to go on from, in one piece, unless a weight has become NaN or infinite."""
+        check_finite(self.network.state_dict(), "the network", f"{path} is of some minutes before")
         state = {
             "network": self.network.state_dict(),
             "tissue_head": self.tissue_head.state_dict(),

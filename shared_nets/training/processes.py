@@ -14,6 +14,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from shared_nets.devices import local_device
+from shared_nets.errors import UsageError, tell_errors_in_words
 from shared_nets.files import held
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -23,7 +24,15 @@ WORKER_MIB = 32
 
 
 def join_processes() -> None:
-    """Join the process group of ``torchrun``: NCCL between GPUs, gloo between CPUs."""
+    """
+    Join the process group of ``torchrun``: NCCL between GPUs, gloo between CPUs.
+
+    Raises:
+        UsageError: if ``torchrun`` did not start this process.
+    """
+    if "RANK" not in os.environ:
+        tell_errors_in_words()  # this is the first thing that a workflow does
+        raise UsageError("The configs for several GPUs need one process each: start them with torchrun.")
     device = local_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)

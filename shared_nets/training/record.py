@@ -27,7 +27,7 @@ def record_run(
         output_dir: the run's folder.
         seed: of initial weights and augmentation.
         resume: whether the run goes on from an earlier one, whose ``run.json``, if there is one, tells its
-            cases.
+            cases; what it tells else is kept as one of ``earlier_runs``.
         cases: the cases of each section, as they are used.
 
     Raises:
@@ -35,20 +35,25 @@ def record_run(
         OutputError: if it cannot be written.
     """
     path = Path(output_dir) / "run.json"
+    earlier: list[Any] = []
     if resume:
-        _check_cases(path, cases)
-    config = config_of(sys.argv)
-    content = {"command": sys.argv, "config": config, "seed": seed, **environment(), "cases": cases}
-    write_json(path, content)
+        before = read_json(path)
+        _check_cases(path, before.pop("cases", {}), cases)
+        earlier = before.pop("earlier_runs", []) + [before] * bool(before)
+    content = {"command": sys.argv, "config": config_of(sys.argv), "seed": seed, **environment()}
+    write_json(path, content | {"earlier_runs": earlier, "cases": cases})
 
 
-def _check_cases(path: Path, cases: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def _check_cases(
+    path: Path,
+    before: Mapping[str, Sequence[Mapping[str, Any]]],
+    cases: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> None:
     """
     Refuse to go on with other cases than a run had: some that it was trained on could come to validate it.
 
     By their names, by which they are split too: a data set may have moved.
     """
-    before = read_json(path).get("cases", {})
     for section, now in cases.items():
         if section in before and (others := _names(before[section]) ^ _names(now)):
             raise UsageError(
@@ -76,14 +81,18 @@ def environment() -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """The commit of this package's code, ``-dirty`` when files differ from it; None outside a clone."""
+    # Installed into somebody's project, it lies in that clone, but is none of its files.
+    if not _git("ls-files", "--error-unmatch", Path(__file__).name):
+        return None
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*")
+
+
+def _git(*command: str) -> str | None:
+    """What git says of this folder; None where it fails or is not there."""
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )  # fmt: skip
+            ["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

@@ -15,7 +15,7 @@ from monai.engines import Trainer
 from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
-from shared_nets.errors import UsageError
+from shared_nets.errors import UsageError, WeightsError
 from shared_nets.release.weights import check_architecture, load_weights
 from shared_nets.switches import is_number
 from shared_nets.training.handlers import LAST, in_monai_label
@@ -50,7 +50,7 @@ def check_training(
     Refuse what a training cannot start with, before anything is written.
 
     Args:
-        folder: where the checkpoints go.
+        folder: where the checkpoints go; "" where that is not to be looked at.
         resume: whether the run goes on from the one there.
         learning_rate: of the optimiser, at least 0.
         weight_decay: of the optimiser, at least 0.
@@ -61,6 +61,7 @@ def check_training(
     Raises:
         UsageError: if a setting is no such number, or a run in the folder would be overwritten. Not in MONAI
             Label, which keeps all its trainings in one place.
+        WeightsError: if there is no run to resume.
     """
     for name, value in settings.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < LEAST[name]:
@@ -73,6 +74,8 @@ def check_training(
     if not _is_window(window):
         raise UsageError(f"window is two multiples of 16, as [112, 96], not {window!r}.")
     last = Path(folder) / LAST
+    if resume and folder and not last.is_file():
+        raise WeightsError(f"{last}: there is no run to resume; start one without resume.")
     if last.is_file() and not resume and not in_monai_label():
         raise UsageError(
             f"{last}: there is a training already; go on with --resume True, or choose another output folder."
@@ -87,7 +90,7 @@ def _is_window(window: object) -> bool:
 
 def run_and_release(trainer: Trainer, lock: ExitStack) -> None:
     """
-    Run a trainer, and let go of its folder however that ends: in a notebook the failed run lives on.
+    Run a trainer, and let go of its folder however its epochs end: in a notebook the failed run lives on.
 
     Args:
         trainer: MONAI's.

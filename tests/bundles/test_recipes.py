@@ -46,7 +46,7 @@ def test_xnet_draws_every_slice_alike_and_leaves_it_as_it_is(bundles: Folders, t
     assert "RandFlipd" not in names
     assert names[0] == "RandSpatialCropSamplesd"
     before = [type(t).__name__ for t in parser.get_parsed_content("train#deterministic_transforms")]
-    assert {"CropForegroundd", "Spacingd", "ScaleHeadIntensityd"}.isdisjoint(before)
+    assert {"CropForegroundd", "Spacingd", "ScaleHeadIntensityd", "FgBgToIndicesd"}.isdisjoint(before)
     loader = parser.get_parsed_content("train#dataloader")
     scans = len(parser.get_parsed_content("train#dataset#data"))
     assert len(loader) == -(-189 * scans // 8)  # as many draws an epoch as there are slices
@@ -167,11 +167,30 @@ def test_cnn_res_pools_dwi_and_flair_as_samples_of_one_channel(bundles: Folders,
 
 
 @pytest.mark.parametrize("name", ["xnet", "cnnres"])
-def test_windows_that_are_not_square_can_be_trained(bundles: Folders, trees: Folders, name: str) -> None:
+@pytest.mark.parametrize("window", [[48, 32], (48, 32)])  # "48,32" on the command line is a tuple
+def test_windows_that_are_not_square_can_be_trained(
+    bundles: Folders, trees: Folders, name: str, window: Any
+) -> None:
     """Slices are turned by quarters only where that keeps their size."""
     workflow = ConfigWorkflow(
         config_file=config(bundles[name], "train"), workflow_type="train", bundle_root=str(bundles[name]),
-        dataset_dir=str(trees[name]), quiet=True, window=[48, 32], slices_per_scan=8,
+        dataset_dir=str(trees[name]), quiet=True, window=window, slices_per_scan=8,
     )  # fmt: skip
     workflow.initialize()
-    assert {tuple(sample["image"].shape[1:]) for sample in workflow.train_dataset[0]} == {(48, 32)}
+    dataset = workflow.train_dataset
+    before = [contents(case) for case in dataset._cache]
+    assert {tuple(sample["image"].shape[1:]) for sample in dataset[0] + dataset[0]} == {(48, 32)}
+    assert [contents(case) for case in dataset._cache] == before  # cases in memory are drawn from, not copied
+
+
+def contents(case: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a prepared case holds, in a form that can be compared."""
+    return {
+        key: (
+            value.tolist(),
+            repr(getattr(value, "meta", None)),
+            repr(getattr(value, "applied_operations", None)),
+        )
+        for key, value in case.items()
+        if hasattr(value, "tolist")
+    }

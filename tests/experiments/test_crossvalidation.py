@@ -63,6 +63,7 @@ def test_folds_to_table(bundles: Folders, data: dict[str, Path], tmp_path: Path,
     for fold in (0, 1):
         trained = json.loads((tmp_path / f"fold{fold}" / "trained.json").read_text())
         assert trained["epoch"] == 2
+        assert not (tmp_path / f"fold{fold}" / "cache").exists()  # gigabytes, with real scans
         run = json.loads((tmp_path / f"fold{fold}" / "run.json").read_text())
         held = {case["name"] for case in run["cases"]["validation"]}
         assert held == {f"case{n}" for n in range(1, 6) if n % 2 == fold}
@@ -72,7 +73,6 @@ def test_folds_to_table(bundles: Folders, data: dict[str, Path], tmp_path: Path,
         assert run["versions"]["torch"] == torch.__version__
     settings = json.loads((tmp_path / "experiment.json").read_text())
     assert settings["settings"] == {"max_epochs": 2, "slices_per_scan": 1, "scans_per_batch": 2}
-    assert settings["data_sha256"] == digest(data[name])
     assert settings["commit"] == run["commit"]
     assert "commit" in settings
 
@@ -354,6 +354,38 @@ def test_fine_tuning_begins_again_with_corrected_settings(
     assert done.code == 0, done.err
     assert "spread evenly over 2" in done.err
     assert before.stat().st_mtime_ns != made
+
+
+def test_what_changes_no_result_may_change(trained: Experiment, tmp_path: Path) -> None:
+    """Where the data lie, where it runs, how a list is written; not the masks."""
+    path = trained.data / "list.json"
+    path.write_text(json.dumps({"training": items(trained.data, "cnnres", [1, 2, 3])}))
+    listed = replace(trained, data=path)
+    listed.check([0])
+    path.write_text(
+        json.dumps({"test": items(trained.data, "cnnres", [4])} | json.loads(path.read_text()), indent=4)
+    )
+    replace(listed, settings={"workers": 1, "cache_gb": 1.5, "device": "cpu"}).check([0])
+
+    (listed.output / "experiment.json").unlink()
+    trained.check([0])
+    moved = tmp_path / "moved"
+    shutil.copytree(trained.data, moved)
+    replace(trained, data=moved).check([0])
+    mask = moved / "labelsTr" / "case1.nii.gz"
+    shutil.copy(moved / "labelsTr" / "case2.nii.gz", mask)
+    with pytest.raises(UsageError, match="an experiment with other cases"):
+        replace(trained, data=moved).check([0])
+
+
+@pytest.mark.parametrize("subjects", [1, 3, 5])
+def test_few_subjects_make_fewer_folds(trained: Experiment, subjects: int) -> None:
+    path = trained.data / "list.json"
+    path.write_text(json.dumps({"training": items(trained.data, "cnnres", range(1, 1 + subjects))}))
+    folds = replace(trained, data=path).folds()
+    assert folds == list(range(subjects))
+    held = [case["name"] for fold in folds for case in replace(trained, data=path).evaluated(fold)]
+    assert sorted(held) == [f"case{n}" for n in range(1, 1 + subjects)] * (subjects > 1)
 
 
 def test_a_case_more_in_a_folder_is_noticed(bundles: Folders, trees: Folders, tmp_path: Path) -> None:

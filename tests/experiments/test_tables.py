@@ -13,7 +13,6 @@ import torch
 from scipy import stats
 from torch import nn
 
-from shared_nets.cli.experiments import explanation
 from shared_nets.errors import UsageError
 from shared_nets.evaluation import read_cases
 from shared_nets.experiments.crossvalidation import Experiment
@@ -23,6 +22,7 @@ from shared_nets.experiments.tables import (
     budget,
     build,
     costs,
+    explanation,
     holm,
     in_common,
     markdown,
@@ -231,9 +231,14 @@ def test_the_markdown_has_measured_and_published_figures(tmp_path: Path) -> None
 
 def test_the_note_tells_the_range_where_trainings_ended_at_different_epochs() -> None:
     rows = made(A=[0.5] * 6, C=[0.4] * 6)
-    assert "for 2 epoch(s) and 16 slices a fold" in explanation(rows, (48, 48), "volumes")
+    limits = {"threshold": 0.3, "peak_threshold": 0.0, "smoothing_mm": 0.0}
+    told = explanation(rows, (48, 48), "volumes", limits)
+    assert "for 2 epoch(s) and 16 slices a fold" in told
+    assert "Probabilities from 0.3 on are lesion. Each" in told
     rows["epochs"], rows["slices"] = [2, 5], [16, 40]
-    assert "for 2 to 5 epoch(s) and 16 to 40 slices a fold" in explanation(rows, (48, 48), "volumes")
+    told = explanation(rows, (48, 48), "volumes", limits | {"peak_threshold": 0.8, "smoothing_mm": 1.5})
+    assert "for 2 to 5 epoch(s) and 16 to 40 slices a fold" in told
+    assert "lesion, in pieces that reach 0.8, smoothed by 1.5 mm. Each" in told
 
 
 def test_the_budget_is_that_of_the_fold_trained_longest(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from shared_nets import CNNRes
+from shared_nets.errors import UsageError
 from shared_nets.training import parallel, start_from
 from shared_nets.training.processes import join_processes
 
@@ -77,3 +79,9 @@ def test_two_halves_of_a_batch_are_one_whole(tmp_path: Path) -> None:
         assert torch.equal(first[key], second[key])
     moved = (alone.head.weight - start["head.weight"]).abs().max()
     assert moved > 2e-4  # and they did learn
+
+
+def test_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UsageError, match="need one process each: start them with torchrun"):
+        join_processes()

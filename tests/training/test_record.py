@@ -50,6 +50,19 @@ class TestResuming:
         record_run(run, 1, True, training=moved, validation=cases("d", folder="../elsewhere"))
         assert sections(run)["training"] == moved
 
+    def test_how_the_earlier_parts_were_started_stays(
+        self, run: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        started = json.loads((run / "run.json").read_text())["command"]
+        for word in ("once", "twice"):
+            monkeypatch.setattr("sys.argv", ["python", word])
+            record_run(run, 0, True, training=cases("a", "b", "c"), validation=cases("d"))
+        content = json.loads((run / "run.json").read_text())
+        assert content["command"] == ["python", "twice"]
+        earlier = content["earlier_runs"]
+        assert [one["command"] for one in earlier] == [started, ["python", "once"]]
+        assert all("versions" in one and "earlier_runs" not in one and "cases" not in one for one in earlier)
+
     def test_cases_without_names_are_their_images(self, tmp_path: Path) -> None:
         """As MONAI Label gives them."""
         training = [{"image": Path("/scans/1.nii.gz"), "label": "/scans/labels/1.nii.gz"}]

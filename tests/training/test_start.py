@@ -63,6 +63,8 @@ class TestCheck:
         with pytest.raises(UsageError, match=r"last\.ckpt: there is a training already; .*--resume True"):
             check_training(tmp_path, False, 0.001)
         check_training(tmp_path, True, 0.001)
+        with pytest.raises(WeightsError, match=r"none/last\.ckpt: there is no run to resume"):
+            check_training(tmp_path / "none", True, 0.001)
         # MONAI Label trains into the bundle again and again.
         monkeypatch.setenv("MONAI_LABEL_APP_DIR", str(tmp_path))
         check_training(tmp_path, False, 0.001)
