@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
@@ -37,8 +37,7 @@ def test_the_order_of_the_files_does_not_matter(sites: dict[str, str], seed: int
 @given(st.lists(st.tuples(names, st.integers(1, 4)), min_size=12, max_size=40), st.integers(0, 9))
 def test_a_subject_with_sessions_stays_in_one_fold(sessions: list[tuple[str, int]], seed: int) -> None:
     items = [{"name": f"{s}-{n}", "subject": s} for s, n in sessions]
-    if len({s for s, _ in sessions}) < 3:
-        return
+    assume(len({s for s, _ in sessions}) >= 3)
     for split in ("shuffled", "unshuffled"):
         fold: dict[str, set[int]] = {}
         for item in split_items(items, 3, split, None, seed)["training"]:
@@ -50,8 +49,7 @@ def test_a_subject_with_sessions_stays_in_one_fold(sessions: list[tuple[str, int
 def test_stratified_by_site_a_subject_stays_in_one_fold_too(visits: list[tuple[str, str]], seed: int) -> None:
     """Even one that was scanned at several sites."""
     items = [{"name": f"{s}-{n}", "subject": s, "site": site} for n, (s, site) in enumerate(visits)]
-    if len({s for s, _ in visits}) < 3:
-        return
+    assume(len({s for s, _ in visits}) >= 3)
     folds: dict[str, set[int]] = {}
     for item in split_items(items, 3, "shuffled", "site", seed)["training"]:
         folds.setdefault(item["subject"], set()).add(item["fold"])
@@ -74,8 +72,7 @@ def test_sizes_are_kept_whatever_the_order_of_the_files(subjects: list[str], see
 def test_no_session_of_a_test_subject_trains(sessions: list[tuple[str, int]]) -> None:
     items = [{"name": f"{s}-{n}", "subject": s} for s, n in sessions]
     subjects = {s for s, _ in sessions}
-    if len(subjects) < 3:
-        return
+    assume(len(subjects) >= 3)
     sections = split_items(items, 0, f"{len(subjects) - 2}/1/1", None, 0)
     of = [{item["subject"] for item in part} for part in sections.values()]
     assert set().union(*of) == subjects

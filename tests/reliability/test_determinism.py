@@ -69,7 +69,9 @@ def threads(number: int) -> Iterator[None]:
 def farthest(run: Run, usual: Run) -> float:
     """The largest difference of a voxel's probability; masks differ only where it crosses the threshold."""
     largest = 0.0
-    for path in sorted(run.output.glob("*_probseg.nii.gz")):
+    paths = sorted(run.output.glob("*_probseg.nii.gz"))
+    assert paths
+    for path in paths:
         one, two = (nib.load(folder / path.name).get_fdata() for folder in (run.output, usual.output))
         assert 0.1 < (two > 0.5).mean() < 0.5  # the network has something to say
         masks = [
