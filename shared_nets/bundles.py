@@ -99,6 +99,10 @@ def check_parts(bundle: Path, purpose: str, parts: Iterable[str]) -> None:
             )
 
 
+NO_RECIPES = {"train.json", "evaluate.json", "inference.json", "metadata.json"}
+"""Configs of every bundle that are none to lay over train.json."""
+
+
 def recipe_files(bundle: Path, recipes: Iterable[Path] | None) -> tuple[Path, ...]:
     """
     Configs to lay over a bundle's train.json.
@@ -115,7 +119,7 @@ def recipe_files(bundle: Path, recipes: Iterable[Path] | None) -> tuple[Path, ..
         inside = bundle / "configs" / recipe
         path = recipe if recipe.is_file() else inside
         if not path.is_file():
-            names = sorted(p.name for p in (bundle / "configs").glob("*.json"))
+            names = sorted({p.name for p in (bundle / "configs").glob("*.json")} - NO_RECIPES)
             raise UsageError(f"{recipe} is not there, and {bundle.name} has only {', '.join(names)}.")
         found.append(path.resolve())
     return tuple(found)

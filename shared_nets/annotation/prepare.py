@@ -38,10 +38,14 @@ def prepare_app(app_dir: str | Path, bundles: Sequence[str | Path]) -> Path:
 
     Raises:
         UsageError: if a folder is no bundle with weights, is made for another version of this package, has a
-            name that MONAI Label takes for another task, or is in the app already.
+            name that MONAI Label takes for another task, or is in the app already; if the folder holds
+            another ``main.py``.
         OutputError: if the folder cannot be written.
     """
     app_dir = Path(app_dir)
+    main = app_dir / "main.py"
+    if main.is_file() and main.read_bytes() != MAIN.encode():
+        raise UsageError(f"{main} is not of such an app, and would be overwritten: name another folder.")
     targets = {Path(bundle).resolve(): app_dir / "model" / Path(bundle).resolve().name for bundle in bundles}
     for bundle, target in targets.items():
         _check(bundle, target)
@@ -58,7 +62,7 @@ def prepare_app(app_dir: str | Path, bundles: Sequence[str | Path]) -> Path:
                     shutil.copytree(bundle / name, part / name, ignore=ignore)
                 elif (bundle / name).is_file():
                     shutil.copy2(bundle / name, part / name)
-    write_text(app_dir / "main.py", MAIN)
+    write_text(main, MAIN)
     return app_dir
 
 

@@ -29,7 +29,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",  # paragraphs of docstrings are filled anew
+    rich_markup_mode=None,  # its tables cut long options' names in a terminal of 80 columns
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(predict.predict)
 app.command()(inspection.inspect)

@@ -108,6 +108,9 @@ def predict(
         ),
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Another bundle folder, with your own weights.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Other weights than the bundle's models/model.pt.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Do all scans anew, also those an earlier run finished.")
     ] = False,
@@ -140,6 +143,9 @@ def predict(
         raise typer.BadParameter("name the scans either with --dwi and --flair, or as files and folders.")
     if not (dwi or flair or scans):
         raise typer.BadParameter("name at least one scan or folder.")
+    for scan in scans or ():
+        if str(scan).lower() in ("true", "false") and not scan.exists():
+            raise typer.BadParameter(f"{scan} is no scan: switches take no value; --no-mirror turns one off.")
 
     # Without an option it is as the bundle's config has it.
     values: dict[str, Any] = {
@@ -153,6 +159,7 @@ def predict(
         "backend": backend and backend.value,
         "cpu_precision": cpu_precision and cpu_precision.value,
         "shard": shard,
+        "weights": weights and plain_path(weights),
         "participants": _labels(participant_label),
         "sessions": _labels(session),
     }

@@ -279,7 +279,7 @@ def _of_modalities(
     if not scans:
         say = "do not say so" if by_suffix else "say that they show something else"
         why = (
-            f"the names of all its {len(files)} scans {say}"
+            f"the names of its {len(files)} scan(s) {say}"
             if files
             else "no .nii, .nii.gz, .mha or .nrrd file, DICOM series, imagesTr or imagesTs lies in it"
         )

@@ -89,14 +89,15 @@ def for_inference(
     return fast
 
 
-def computed_in(network: nn.Module) -> str:
+def computed_in(network: nn.Module, amp: bool = False) -> str:
     """
     What results shall tell of the precision: of ``int8`` also the SHA-256 of the ranges.
 
     Args:
         network: one that `for_inference` made.
+        amp: whether the engine has a GPU compute it in bfloat16.
     """
-    return str(network.computed_in)
+    return CpuPrecision.bfloat16.value if amp else str(network.computed_in)
 
 
 class InBfloat16(nn.Module):

@@ -261,7 +261,7 @@ def reading(path: str | Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise WeightsError(
-            f"{path} is missing; download the bundle's weights or give the path of others."
+            f"{path} is missing: check the path, or get the bundle's weights again."
         ) from error
     except OSError as error:
         raise WeightsError(

@@ -54,6 +54,15 @@ def test_what_another_server_trained_on_stays_there(bundles: Mapping[str, Path],
         }
 
 
+def test_a_folder_of_something_else_is_left_alone(bundles: Mapping[str, Path], tmp_path: Path) -> None:
+    """Such as that one is in: ``prepare .``."""
+    (tmp_path / "main.py").write_text("print('mine')")
+    with pytest.raises(UsageError, match=r"main\.py is not of such an app, and would be overwritten"):
+        prepare_app(tmp_path, [bundles["xnet"]])
+    assert [path.name for path in tmp_path.iterdir()] == ["main.py"]
+    assert (tmp_path / "main.py").read_text() == "print('mine')"
+
+
 def test_what_the_server_would_stumble_over_is_told(bundles: Mapping[str, Path], tmp_path: Path) -> None:
     app = tmp_path / "app"
     with pytest.raises(UsageError, match=r"is no bundle to serve \(configs/inference.json is missing\)"):

@@ -36,7 +36,7 @@ Folders = Mapping[str, Path]
 def invoke(*words: object) -> tuple[int, str]:
     """The command's exit code and all it says, for commands that end before torch is needed."""
     result = CliRunner().invoke(app, [str(word) for word in words])
-    return result.exit_code, " ".join(result.output.replace("│", " ").split())
+    return result.exit_code, " ".join(result.output.split())
 
 
 OF_THE_COHORT = {"lesions.csv", "components.csv", "manifest.json", "report.html"}
@@ -58,9 +58,20 @@ def test_help_says_what_is_needed_and_waits_for_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.rstrip().endswith("[]")
-    words = " ".join(done.stdout.replace("│", " ").split())
+    words = " ".join(done.stdout.split())
     for said in ("--model", "--output", "--dwi", "--flair", "lesions.csv", "Exit code 0", "NIfTI files"):
         assert said in words
+
+
+@pytest.mark.parametrize("asking", ["--help", "-h"])
+def test_help_shows_every_option_whole_in_a_narrow_terminal(
+    asking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = CliRunner().invoke(app, ["predict", asking]).output
+    for option in ("--participant-label", "--save-probability", "--smallest-lesion-ml", "--no-dwi-decides"):
+        assert option in said
+    assert max(map(len, said.splitlines())) <= 80
 
 
 def test_overview_and_version() -> None:
@@ -96,6 +107,7 @@ def test_a_model_in_capitals(bundles: Folders, tmp_path: Path) -> None:
         (["--model", "xnet", "--output", "OUT", "--bundle", "OUT", "SCANS"], "is no bundle"),
         (["--model", "xnet", "--output", "OUT", "--no-dwi-decides", "SCANS"], "--model cnnres"),
         (["--model", "xnet", "--output", "OUT", "--dwi-decides", "SCANS"], "--model cnnres"),
+        (["--model", "xnet", "--output", "OUT", "SCANS", "--mirror", "False"], "--no-mirror turns one off"),
     ],
 )
 def test_a_wrong_command_is_refused_before_any_work(
@@ -106,6 +118,21 @@ def test_a_wrong_command_is_refused_before_any_work(
     assert code == 2
     assert told in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_weights(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
+    weights = tmp_path / "mine.safetensors"
+    torch.manual_seed(7)
+    save_file(XNet().state_dict(), weights)
+    words = ["--model", "xnet", "--bundle", bundles["xnet"], trees["xnet"] / "imagesTs", "--quiet"]
+    done = strokeseg("predict", *words, "--weights", weights, "--output", tmp_path / "out")
+    assert done.code == 0, done.err
+    sidecar = json.loads(next((tmp_path / "out").glob("*_mask.json")).read_text())
+    assert sidecar["GeneratedBy"]["WeightsSHA256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    done = strokeseg("predict", *words, "--weights", tmp_path / "mine.pt", "--output", tmp_path / "other")
+    assert done.code == 1
+    assert f"{tmp_path / 'mine.pt'}: there is no such weights file; check the path" in done.err
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
@@ -234,7 +261,7 @@ def test_bfloat16_is_done_and_recorded_or_refused(trees: Folders, bundles: Folde
     if half_pays("cpu"):
         assert (done.code, done.err) == (0, "")
         sidecar = json.loads((tmp_path / "out" / "case1_label-lesion_mask.json").read_text())
-        assert sidecar["Settings"]["cpu_precision"] == "bfloat16"
+        assert sidecar["Settings"]["precision"] == "bfloat16"
     else:
         assert done.code == 1
         assert "no instructions for bfloat16" in done.err

@@ -349,7 +349,7 @@ def test_tree_of_two_modalities_and_of_plain_names(make: Any) -> None:
         (["imagesTr/A.nii.gz", "labelsTr/A.nii.gz"], "test", "no folder imagesTs"),
         (["imagesTs/notes.txt"], "test", "no .nii, .nii.gz, .mha or .nrrd file"),
         (["notes.txt"], "test", "imagesTr or imagesTs lies in it"),
-        (["a_T2w.nii.gz", "a_mask.nii.gz"], "test", "all its 2 scans"),
+        (["a_T2w.nii.gz", "a_mask.nii.gz"], "test", r"its 2 scan\(s\)"),
     ],
 )
 def test_incomplete_folders(make: Any, files: list[str], section: Any, words: str) -> None:

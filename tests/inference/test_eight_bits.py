@@ -169,6 +169,7 @@ def test_ranges_that_cannot_be_used(tiny: nn.Module, tmp_path: Path) -> None:
         write_ranges(path, tiny.state_dict(), {"0": [(0.0, 1.0)] * 19})
     write_ranges(path, tiny.state_dict(), {"0": [(0.0, 1.0)] * 20})
     told_of_both = computed_in(for_inference(tiny, cpu_precision="int8", ranges=path))
+    assert computed_in(for_inference(tiny, cpu_precision="int8", ranges=path), amp=True) == "bfloat16"
     write_ranges(
         path, a_layer(1.0).state_dict(), {"0": [(0.0, 9.0)] * 20}
     )  # what is told is of these weights
@@ -247,7 +248,7 @@ def test_from_scans_to_masks_in_eight_bits(calibrated: Path, trees: Folders, tmp
     one, other = (nib.load(out / "case1_label-lesion_probseg.nii.gz").get_fdata() for out in (rounded, exact))
     assert 0 < np.abs(one - other).max() < 0.1
     recorded = [
-        json.loads((out / "case1_label-lesion_mask.json").read_text())["Settings"]["cpu_precision"]
+        json.loads((out / "case1_label-lesion_mask.json").read_text())["Settings"]["precision"]
         for out in (rounded, exact)
     ]
     assert recorded[0].startswith("int8, ranges ")
