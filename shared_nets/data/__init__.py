@@ -1,7 +1,8 @@
 """Where scans come from: trees, data lists and folders to cases, and cases to checked, scaled images."""
 
 from shared_nets.data.cases import find_cases
-from shared_nets.data.datalist import read_folds, write_data_list
+from shared_nets.data.datalist import write_data_list
+from shared_nets.data.lists import read_folds
 from shared_nets.data.loading import LoadMaskd, LoadScand, read_mask, read_scan
 from shared_nets.data.names import case_name, modality_of, subject_of
 from shared_nets.data.pooled import LoadOneChanneld, pooled_cases

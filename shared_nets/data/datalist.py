@@ -18,7 +18,7 @@ from shared_nets.data.checks import check_same_grid
 from shared_nets.data.datasets import Found, Item
 from shared_nets.data.loading import read_grid, read_mask
 from shared_nets.data.names import first_path
-from shared_nets.data.splits import FOLDS, folds_of, parts_of, read_fold, unshuffled_folds
+from shared_nets.data.splits import FOLDS, folds_of, parts_of, unshuffled_folds
 from shared_nets.errors import ScanNotFoundError, StrokeSegError, UsageError
 from shared_nets.files import write_text
 
@@ -213,33 +213,3 @@ def write_data_list(path: Path, sections: Mapping[str, Sequence[Item]], descript
         parts.append(f'"{name}": [\n{lines}\n ]')
     write_text(path, "{\n " + ",\n ".join(parts) + "\n}\n")
     return path
-
-
-def read_folds(data: Path) -> list[int]:
-    """
-    The folds that a data list names.
-
-    Args:
-        data: a JSON data list, or any data set; `find_cases` tells what is wrong with it.
-
-    Returns:
-        They, in order; 0 alone where the list has a ``validation`` section instead. An empty list where it
-        has neither, or is no data list: `find_cases` then splits by itself.
-
-    Raises:
-        UsageError: if an item's fold is no whole number.
-    """
-    try:
-        content = json.loads(data.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
-        return []
-    sections = content if isinstance(content, dict) else {"training": content}
-    items = sections.get("training")
-    folds = {
-        read_fold(item, f"{data}: item {number} of 'training'")
-        for number, item in enumerate(items if isinstance(items, list) else [], 1)
-        if isinstance(item, dict) and "fold" in item
-    }
-    if not folds and sections.get("validation"):
-        return [0]
-    return sorted(folds)

@@ -13,6 +13,8 @@ from shared_nets.data.formats import OTHER_SUFFIXES
 Case = dict[str, Any]
 """``image``, a path or one a modality, ``name``, and what else is known, such as ``label``."""
 
+RESULTS_FOLDER = "results_folder"
+"""Key of a case of a BIDS dataset: where its results belong in a derivatives dataset, ``sub-1/anat`` say."""
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SCAN_SUFFIXES = NIFTI_SUFFIXES + OTHER_SUFFIXES
 CHANNEL = re.compile(r"(.+)_(\d{4})")

@@ -18,9 +18,9 @@ from monai.data import MetaTensor
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 
-from shared_nets.data.cases import RESULTS_FOLDER
 from shared_nets.data.formats import as_nifti, is_other_format
 from shared_nets.data.loading import open_nifti
+from shared_nets.data.names import RESULTS_FOLDER
 from shared_nets.errors import StrokeSegError
 from shared_nets.files import make_output_folder, write_bytes, write_text
 from shared_nets.inference.lesions import label_lesions

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from shared_nets import NOTICE, __version__, files
 from shared_nets.data.bids import dataset_root
-from shared_nets.data.cases import RESULTS_FOLDER
+from shared_nets.data.names import RESULTS_FOLDER
 from shared_nets.errors import OutputError, ScanNotFoundError, UsageError
 from shared_nets.inference.outputs import (
     MASK_SUFFIX,

@@ -15,7 +15,7 @@ import pytest
 from monai.utils import ensure_tuple
 
 from shared_nets.data import LoadMaskd, LoadScand, find_cases
-from shared_nets.data.datalist import make_data_list, read_folds, relative_to
+from shared_nets.data.datalist import make_data_list, relative_to
 from shared_nets.data.datasets import (
     Found,
     read_atlas,
@@ -24,6 +24,7 @@ from shared_nets.data.datasets import (
     read_isles2022,
     read_spes,
 )
+from shared_nets.data.lists import read_folds
 from shared_nets.errors import ScanNotFoundError, UsageError
 from tests.commands import strokeseg
 from tests.data import trees
