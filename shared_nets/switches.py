@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 from shared_nets.errors import UsageError
 
@@ -29,9 +30,25 @@ def is_true(value: bool | str) -> bool:
     raise UsageError(f"{value!r} is neither true nor false: write one of them.")
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a setting is a number; true and false, which Python counts as such, are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_amount(name: str, value: object, what: str = "a number") -> None:
+    """
+    Refuse a setting that is no finite number of at least 0.
+
+    Args:
+        name: the setting's.
+        value: what it is set to.
+        what: what it should be, for the message.
+
+    Raises:
+        UsageError: if it is none.
+    """
+    if not is_number(value) or not 0 <= value < math.inf:
+        raise UsageError(f"{name} is {what}, at least 0, not {value!r}.")
 
 
 def parse_settings(settings: Iterable[str] | None) -> dict[str, Any]:

@@ -14,9 +14,8 @@ from monai.utils import ensure_tuple
 from tqdm import tqdm
 
 from shared_nets.affine import voxel_ml
-from shared_nets.data.checks import check_same_grid
 from shared_nets.data.datasets import Found, Item
-from shared_nets.data.loading import read_grid, read_mask
+from shared_nets.data.loading import read_grid, read_merged_mask
 from shared_nets.data.names import first_path
 from shared_nets.data.splits import FOLDS, folds_of, parts_of, unshuffled_folds
 from shared_nets.errors import ScanNotFoundError, StrokeSegError, UsageError
@@ -137,12 +136,8 @@ def lesion_ml(item: Item) -> float:
         StrokeSegError: if the scan cannot be read, or a mask cannot be used or lies on another grid.
     """
     grid = read_grid(first_path(item["image"]))
-    merged: Any = 0
-    for path in ensure_tuple(item["label"]):
-        mask = read_mask(str(path))
-        check_same_grid(mask.grid, grid)
-        merged = merged | (mask.array != 0)
-    return float(merged.sum()) * voxel_ml(grid.affine)
+    marked = read_merged_mask([str(path) for path in ensure_tuple(item["label"])], grid)
+    return float(marked.sum()) * voxel_ml(grid.affine)
 
 
 def relative_to(item: Item, folder: Path) -> Item:

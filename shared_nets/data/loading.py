@@ -257,13 +257,8 @@ class LoadMaskd(MapTransform):
         meta = scan.meta
         shape = tuple(int(n) for n in meta["spatial_shape"])
         grid = Grid(np.asarray(meta["original_affine"]), shape, str(meta["filename_or_obj"]))
-        merged = np.zeros((1, *shape), dtype=np.uint8)
-        for path in paths:
-            mask = read_mask(path)
-            check_same_grid(mask.grid, grid)
-            merged |= mask.array != 0
         # The scan's own affine: the masks' may differ by rounding.
-        return _to_tensor(merged, grid.affine, paths[0])
+        return _to_tensor(read_merged_mask(paths, grid).astype(np.uint8), grid.affine, paths[0])
 
 
 def read_scan(scan: Scan, volumes: Sequence[int] = (1,)) -> Volume:
@@ -290,6 +285,30 @@ def read_scan(scan: Scan, volumes: Sequence[int] = (1,)) -> Volume:
         check_intensities(channel, path)
         check_head(channel, image.affine, path)
     return volume
+
+
+def read_merged_mask(paths: Sequence[str], grid: Grid) -> NDArray[np.bool_]:
+    """
+    What any of a case's masks marks.
+
+    Args:
+        paths: the masks' files.
+        grid: the scan's.
+
+    Returns:
+        ``(1, X, Y, Z)``.
+
+    Raises:
+        MaskError: if a mask is not binary.
+        ScanMismatchError: if a mask is on another grid.
+        StrokeSegError: another subclass that tells what is wrong with a file.
+    """
+    merged = np.zeros((1, *grid.shape), dtype=bool)
+    for path in paths:
+        mask = read_mask(path)
+        check_same_grid(mask.grid, grid)
+        merged |= mask.array != 0
+    return merged
 
 
 def read_grid(scan: Scan) -> Grid:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from shared_nets.devices import check_device
 from shared_nets.errors import UsageError, WeightsError, tell_errors_in_words
 from shared_nets.files import make_output_folder
 from shared_nets.inference.backends import check_backend, check_precision
-from shared_nets.switches import is_number, is_true
+from shared_nets.switches import check_amount, is_number, is_true
 
 
 def check_run(
@@ -122,10 +121,8 @@ def check_limits(
     for name, value in {"threshold": threshold, "peak_threshold": peak_threshold}.items():
         if not is_number(value) or not 0 <= value <= 1:
             raise UsageError(f"{name} is a probability, from 0 to 1, not {value!r}.")
-    if not is_number(smallest_lesion_ml) or not 0 <= smallest_lesion_ml < math.inf:
-        raise UsageError(f"smallest_lesion_ml is a volume in mL, at least 0, not {smallest_lesion_ml!r}.")
-    if not is_number(smoothing_mm) or not 0 <= smoothing_mm < math.inf:
-        raise UsageError(f"smoothing_mm is a distance in mm, at least 0, not {smoothing_mm!r}.")
+    check_amount("smallest_lesion_ml", smallest_lesion_ml, "a volume in mL")
+    check_amount("smoothing_mm", smoothing_mm, "a distance in mm")
 
 
 def check_weights(weights: str | Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from shared_nets.errors import DeviceError, NetworkOutputError, UsageError, is_out_of_memory
+from shared_nets.switches import check_amount
 
 # The logit of what was not computed: a probability of 1e-7, finite in float16.
 NO_LESION_LOGIT = -16.0
@@ -98,8 +99,7 @@ class SliceWindowInferer(Inferer):
             raise UsageError(f"overlap is a fraction of the window, from 0 to below 1, not {overlap}.")
         if background < 0:
             raise UsageError(f"background is an intensity of at least 0, not {background}.")
-        if not 0 <= smoothing_mm < math.inf:
-            raise UsageError(f"smoothing_mm is a distance in mm, at least 0, not {smoothing_mm}.")
+        check_amount("smoothing_mm", smoothing_mm, "a distance in mm")
         self.sw_batch_size = sw_batch_size
         self.overlap = overlap
         self.background = background

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.release.weights import check_architecture, load_weights
-from shared_nets.switches import is_number
+from shared_nets.switches import check_amount
 from shared_nets.training.handlers import LAST, in_monai_label
 
 logger = logging.getLogger(__name__)
@@ -69,8 +68,7 @@ def check_training(
     numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
     numbers |= {} if cache_gb is None else {"cache_gb": cache_gb}
     for name, number in numbers.items():
-        if not is_number(number) or not 0 <= number < math.inf:
-            raise UsageError(f"{name} is a number, at least 0, not {number!r}.")
+        check_amount(name, number)
     if not _is_window(window):
         raise UsageError(f"window is two multiples of 16, as [112, 96], not {window!r}.")
     last = Path(folder) / LAST
