@@ -31,8 +31,8 @@ from shared_nets.errors import UsageError
 from shared_nets.inference import for_inference, rewrite
 from shared_nets.inference.backends import BACKENDS_OF, CompiledNetwork
 from shared_nets.inference.eight_bits import watched
+from shared_nets.inference.ranges import write_ranges
 from shared_nets.networks.upsampling import UpConv
-from shared_nets.release.ranges import write_ranges
 
 
 def main() -> None:

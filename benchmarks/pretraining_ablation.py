@@ -35,7 +35,6 @@ from shared_nets.bundles import Model, bundle_folder, run_inference
 from shared_nets.evaluation.tables import statistics
 from shared_nets.files import sha256
 from shared_nets.networks import XNet
-from shared_nets.release.weights import load_into
 from shared_nets.simulation import (
     Anatomy,
     LesionShape,
@@ -46,6 +45,7 @@ from shared_nets.simulation import (
     training_masks,
 )
 from shared_nets.training import pretrain
+from shared_nets.weights import load_into
 
 RECIPE = pretrain.RECIPES[Model.xnet]
 FROM_RANDOM = pretrain.Stage(until=1.0, spacing=4.0, shape=(64, 48), batch=8)

@@ -172,7 +172,7 @@ def others(name: str, model: str, scan: Sequence[Path], folder: str) -> tuple[fl
     from monai.transforms import ScaleIntensityRangePercentiles as Scale
 
     from shared_nets import CNNRes, UNet, XNet
-    from shared_nets.release import load_into
+    from shared_nets.weights import load_into
 
     network: torch.nn.Module
     if name == "unet":

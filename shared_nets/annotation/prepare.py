@@ -10,8 +10,8 @@ from pathlib import Path
 from shared_nets.bundles import NOT_PASSED_ON, check_parts
 from shared_nets.errors import UsageError
 from shared_nets.files import new_folder, write_text
-from shared_nets.release.versions import check_version
-from shared_nets.release.weights import CURRENT
+from shared_nets.versions import check_version
+from shared_nets.weights import CURRENT
 
 logger = logging.getLogger(__name__)
 

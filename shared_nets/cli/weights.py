@@ -69,7 +69,7 @@ def restore(
 ) -> None:
     """Bring back the weights a bundle was shipped with: models/model.pt from models/model.safetensors."""
     tell_errors_in_words(debug)
-    from shared_nets.release import restore_shipped
+    from shared_nets.weights import restore_shipped
 
     print(f"Wrote {restore_shipped(bundle)}")
 

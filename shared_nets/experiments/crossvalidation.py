@@ -31,9 +31,9 @@ from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, inst
 from shared_nets.evaluation import read_cases
 from shared_nets.files import held, sha256, write_json
 from shared_nets.inference.cohort import SUMMARY
-from shared_nets.release.weights import save_weights
 from shared_nets.training.record import environment
 from shared_nets.training.start import LEAST, check_training, start_from
+from shared_nets.weights import save_weights
 
 OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "resume", "weights", "evaluate_on"}
 """Values that an experiment sets itself, beside those in its ``silent``."""

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from shared_nets.bundles import Backend, CpuPrecision
 from shared_nets.errors import UsageError
 from shared_nets.inference.eight_bits import in_eight_bits
+from shared_nets.inference.ranges import read_ranges
 from shared_nets.inference.rewrites import rewrite
 from shared_nets.memory import keep_freed_memory
 from shared_nets.precision import half_pays, has_vnni, in_bfloat16
-from shared_nets.release.ranges import read_ranges
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -62,7 +62,7 @@ def for_inference(
             them. Probabilities of single voxels move by up to a tenth in bfloat16 and a quarter in 8 bits,
             Dice on the mean by thousandths (docs/performance.md). Says nothing on a GPU.
         ranges: the file that ``int8`` needs, made of scans at the same voxel spacing, see
-            :func:`~shared_nets.release.ranges.read_ranges`.
+            :func:`~shared_nets.inference.ranges.read_ranges`.
 
     Returns:
         A module from ``(N, channels, H, W)`` to float32 logits ``(N, out, H, W)``, for inference only.

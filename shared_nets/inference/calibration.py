@@ -11,9 +11,9 @@ from shared_nets.bundles import MODALITIES, CpuPrecision, Model, plain_path
 from shared_nets.data import find_cases
 from shared_nets.files import make_output_folder
 from shared_nets.inference.eight_bits import watched
+from shared_nets.inference.ranges import write_ranges
 from shared_nets.inference.segmenter import LesionSegmenter
-from shared_nets.release import load_weights
-from shared_nets.release.ranges import write_ranges
+from shared_nets.weights import load_weights
 
 
 def calibrate(

@@ -39,7 +39,7 @@ from shared_nets.inference.records import Records, Result
 from shared_nets.inference.report import write_report
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
 from shared_nets.inference.tables import COMPONENT_COLUMNS, Row, measured_rows, write_scan_table
-from shared_nets.release.versions import software
+from shared_nets.versions import software
 
 Part = dict[str, Any]  # what one process did: what manifest.json says, and every result
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
 from shared_nets.errors import UsageError
-from shared_nets.release.ranges import REMEDY, Ranges, Seen
+from shared_nets.inference.ranges import REMEDY, Ranges, Seen
 
 _STEPS = 255  # between the lowest and the highest of 8 bits
 _WEIGHT_STEPS = 127  # on each side of zero

@@ -33,7 +33,7 @@ from shared_nets.inference.outputs import (
     is_a_mask_of_ours,
     result_path,
 )
-from shared_nets.release import sha256
+from shared_nets.weights import sha256
 
 DESCRIPTION = "dataset_description.json"
 MAKER = "shared_nets"

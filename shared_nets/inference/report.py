@@ -22,7 +22,7 @@ from shared_nets.data.cases import left_out_of
 from shared_nets.files import write_text
 from shared_nets.inference.outputs import MASK_SUFFIX, PICTURE_SUFFIX, result_path
 from shared_nets.inference.records import Records, Result
-from shared_nets.release.versions import software
+from shared_nets.versions import software
 
 # Upper ends of the histogram's bars, mL; a bar of its own for no lesion.
 VOLUME_BINS_ML = (0.0, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, float("inf"))

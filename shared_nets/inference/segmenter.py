@@ -20,7 +20,7 @@ from shared_nets.errors import UsageError, own_error
 from shared_nets.inference.check import check_limits, check_network
 from shared_nets.inference.engine import run_engine
 from shared_nets.inference.outputs import on_grid_of, scan_grid
-from shared_nets.release import ranges_beside
+from shared_nets.inference.ranges import ranges_beside
 
 
 class Segmentation(NamedTuple):

@@ -1,8 +1,8 @@
-"""What is passed on to others: weight files, exports, archives; and whether it fits together."""
+"""What is passed on to others: exports, archives, bundles of one's own; and whether it fits together."""
 
-from shared_nets.release.ranges import ranges_beside
-from shared_nets.release.versions import check_version
-from shared_nets.release.weights import (
+from shared_nets.inference.ranges import ranges_beside
+from shared_nets.versions import check_version
+from shared_nets.weights import (
     check_architecture,
     load_into,
     load_weights,

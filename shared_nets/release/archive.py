@@ -26,10 +26,10 @@ import shared_nets
 from shared_nets.bundles import NOT_PASSED_ON, check_parts, read_metadata
 from shared_nets.errors import UsageError
 from shared_nets.files import new_folder, write_bytes
+from shared_nets.inference.ranges import RANGES
 from shared_nets.release.provenance import verify_bundle
-from shared_nets.release.ranges import RANGES
-from shared_nets.release.versions import check_version
-from shared_nets.release.weights import CURRENT, SHIPPED
+from shared_nets.versions import check_version
+from shared_nets.weights import CURRENT, SHIPPED
 
 SUMS = "SHA256SUMS"
 REQUIREMENTS = "requirements.txt"

@@ -19,7 +19,8 @@ from shared_nets import NOTICE
 from shared_nets.bundles import check_parts, read_metadata
 from shared_nets.errors import UsageError
 from shared_nets.files import write_bytes
-from shared_nets.release.weights import CURRENT, load_into, released_sha256, sha256
+from shared_nets.inference.backends import import_openvino
+from shared_nets.weights import CURRENT, load_into, released_sha256, sha256
 
 INPUT, OUTPUT = "image", "pred"
 OF_ITS_WEIGHTS = ("changelog", "data_source", "eval_metrics", "provenance", "weights_license")
@@ -162,8 +163,6 @@ def _example(metadata: dict[str, Any]) -> torch.Tensor:
 
 
 def _package(name: str) -> Any:
-    from shared_nets.inference.backends import import_openvino  # which needs this package loaded
-
     try:
         return import_openvino() if name == "openvino" else import_module(name)
     except ImportError as error:

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from shared_nets.bundles import check_parts, read_metadata
 from shared_nets.errors import WeightsError
+from shared_nets.inference.eight_bits import in_eight_bits
+from shared_nets.inference.ranges import RANGES, read_ranges
+from shared_nets.inference.rewrites import rewrite
 from shared_nets.release.exports import bundle_network
-from shared_nets.release.ranges import RANGES, read_ranges
-from shared_nets.release.weights import (
+from shared_nets.weights import (
     CURRENT,
     SHIPPED,
     check_architecture,
@@ -116,9 +118,6 @@ def verify_bundle(bundle: str | Path) -> list[str]:
             )
     lines = [f"{bundle / name}: {released[Path(name).name]}, as released" for name in states]
     if (bundle / RANGES).is_file():
-        from shared_nets.inference.eight_bits import in_eight_bits  # which needs this package loaded
-        from shared_nets.inference.rewrites import rewrite
-
         in_eight_bits(rewrite(network), read_ranges(bundle / RANGES, states[CURRENT]))
         lines.append(f"{bundle / RANGES}: of these weights")
     return lines

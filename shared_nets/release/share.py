@@ -19,10 +19,10 @@ from shared_nets.bundles import NOT_PASSED_ON, check_parts, read_inference_confi
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.evaluation.tables import EVALUATION, count_text, interval_text, number
 from shared_nets.files import new_folder, write_json, write_text
+from shared_nets.inference.ranges import RANGES, copy_ranges, ranges_beside
 from shared_nets.release.archive import PARTS
 from shared_nets.release.exports import bundle_network, describe
-from shared_nets.release.ranges import RANGES, copy_ranges, ranges_beside
-from shared_nets.release.weights import (
+from shared_nets.weights import (
     CURRENT,
     SHIPPED,
     as_stored,

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from shared_nets.errors import UsageError, WeightsError
-from shared_nets.release.weights import check_finite, save_state, save_weights
+from shared_nets.weights import check_finite, save_state, save_weights
 
 LAST = "last.ckpt"
 """What a run goes on from. Not ``last.pt``: MONAI Label would offer it as weights."""

@@ -31,7 +31,6 @@ from shared_nets.devices import check_device, local_device
 from shared_nets.errors import UsageError, WeightsError, tell_errors_in_words
 from shared_nets.networks import CNNRes, XNet
 from shared_nets.precision import half_pays
-from shared_nets.release.weights import check_architecture, check_finite, load_into, save_state, save_weights
 from shared_nets.simulation import (
     Anatomy,
     LesionShape,
@@ -46,6 +45,7 @@ from shared_nets.simulation.slices import TISSUES
 from shared_nets.training.pretraining_losses import TISSUE_WEIGHT, detection_loss, tissue_loss
 from shared_nets.training.processes import loader_workers
 from shared_nets.training.speed import prepared
+from shared_nets.weights import check_architecture, check_finite, load_into, save_state, save_weights
 
 SAVE_SECONDS = 180
 TELL_SECONDS = 60

@@ -14,7 +14,7 @@ import torch
 from shared_nets.bundles import config_of
 from shared_nets.errors import UsageError, few
 from shared_nets.files import read_json, write_json
-from shared_nets.release.versions import software
+from shared_nets.versions import software
 
 
 def record_run(

@@ -15,9 +15,9 @@ from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
 from shared_nets.errors import UsageError, WeightsError
-from shared_nets.release.weights import check_architecture, load_weights
 from shared_nets.switches import check_amount
 from shared_nets.training.handlers import LAST, in_monai_label
+from shared_nets.weights import check_architecture, load_weights
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from torch import nn
 from shared_nets.errors import UsageError
 from shared_nets.inference import LesionSegmenter, backends, computed_in, for_inference, rewrite
 from shared_nets.inference.eight_bits import in_eight_bits, watched
+from shared_nets.inference.ranges import RANGES, read_ranges, write_ranges
 from shared_nets.precision import has_vnni
-from shared_nets.release import load_weights
 from shared_nets.release.archive import bundle_files
-from shared_nets.release.ranges import RANGES, read_ranges, write_ranges
+from shared_nets.weights import load_weights
 from tests.commands import ROOT, Done, strokeseg
 
 Folders = Mapping[str, Path]

@@ -14,7 +14,7 @@ from monai.bundle import create_workflow, load
 from shared_nets import CNNRes
 from shared_nets.release.archive import write_archive
 from shared_nets.release.exports import bundle_network
-from shared_nets.release.weights import load_into
+from shared_nets.weights import load_into
 from tests.commands import ROOT, run
 from tests.heads import SMALL, head, lesion_mask, write
 

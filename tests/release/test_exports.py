@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from shared_nets.errors import OutputError, UsageError, WeightsError
 from shared_nets.release.exports import bundle_network, export_network
-from shared_nets.release.weights import CURRENT, SHIPPED, load_into, sha256
+from shared_nets.weights import CURRENT, SHIPPED, load_into, sha256
 from tests.commands import ROOT, strokeseg
 from tests.heads import head, lesion_mask, write
 

@@ -13,7 +13,7 @@ import torch
 
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.release.provenance import convert_weights, describe, verify_bundle
-from shared_nets.release.weights import load_weights, save_weights
+from shared_nets.weights import load_weights, save_weights
 from tests.commands import ROOT, strokeseg
 
 

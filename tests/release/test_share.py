@@ -17,12 +17,12 @@ import yaml
 from shared_nets.errors import OutputError, UsageError, WeightsError
 from shared_nets.evaluation.metrics import METRICS
 from shared_nets.evaluation.tables import FOUND, MISSED, write_summary
-from shared_nets.release import check_version
+from shared_nets.inference.ranges import RANGES, ranges_beside, read_ranges, write_ranges
 from shared_nets.release.archive import write_archive, write_folder
 from shared_nets.release.provenance import verify_bundle
-from shared_nets.release.ranges import RANGES, ranges_beside, read_ranges, write_ranges
 from shared_nets.release.share import _sections, share_weights
-from shared_nets.release.weights import load_weights, save_weights
+from shared_nets.versions import check_version
+from shared_nets.weights import load_weights, save_weights
 from tests.commands import ROOT, bundle, run, strokeseg
 from tests.heads import head, lesion_mask, write
 from tests.release.test_zoo import SCHEMA

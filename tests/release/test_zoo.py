@@ -17,7 +17,7 @@ from monai.utils import BundlePropertyConfig
 
 import shared_nets
 from shared_nets.release.exports import bundle_network
-from shared_nets.release.weights import load_into
+from shared_nets.weights import load_into
 from tests.bundles.test_workflows import WORKFLOWS, assert_told, config, items
 from tests.commands import ROOT, bundle, run
 from tests.conftest import NETWORKS

@@ -14,7 +14,7 @@ from monai.bundle import ConfigWorkflow
 from torch import Tensor, nn
 
 from shared_nets.errors import own_error
-from shared_nets.release import save_weights
+from shared_nets.weights import save_weights
 from tests.commands import ROOT
 from tests.heads import SMALL
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_nets.release.versions import software
+from shared_nets.versions import software
 from tests.commands import ROOT
 
 # From Linux's sched.h and mount.h.

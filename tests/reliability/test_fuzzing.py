@@ -25,7 +25,7 @@ from torch import Tensor
 
 from shared_nets.data import LoadMaskd, LoadScand, find_cases
 from shared_nets.errors import own_error, scan_warnings
-from shared_nets.release import load_weights, save_weights
+from shared_nets.weights import load_weights, save_weights
 from tests.commands import ROOT
 from tests.heads import affine, head, lesion_mask, write
 from tests.reliability.surroundings import memory_limit

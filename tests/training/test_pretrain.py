@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 from shared_nets import XNet
 from shared_nets.errors import DeviceError, OutputError, UsageError, WeightsError
-from shared_nets.release import load_into, load_weights
 from shared_nets.simulation import SimulatedSlices, t1_contrast
 from shared_nets.training.pretrain import (
     Recipe,
@@ -30,6 +29,7 @@ from shared_nets.training.pretrain import (
     train,
     usual_workers,
 )
+from shared_nets.weights import load_into, load_weights
 from tests.second_device import second_device
 from tests.simulation import heads
 

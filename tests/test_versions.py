@@ -12,8 +12,8 @@ from monai.bundle import ConfigWorkflow
 
 import shared_nets
 from shared_nets.errors import UsageError, own_error
-from shared_nets.release import check_version
 from shared_nets.release.exports import bundle_network
+from shared_nets.versions import check_version
 from tests.commands import ROOT, bundle
 
 

@@ -505,7 +505,7 @@ def test_restoring_checks_the_sha256_of_the_metadata(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bundle", ["xnet_bundle", "cnnres_bundle"])
 def test_the_bundles_weights_are_those_their_metadata_names(bundle: str) -> None:
-    root = Path(__file__).parents[2] / bundle
+    root = Path(__file__).parents[1] / bundle
     released = released_sha256(root)
     assert set(released) == {"model.pt", "model.safetensors"}
     for name, expected in released.items():
