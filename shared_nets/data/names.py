@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,6 +214,12 @@ def paired_name(path: Path) -> str:
     """The name of the outputs of a case of two modalities, from one of its scans: without the modality."""
     parsed = parse_name(path)
     return case_name(path) if parsed.entities or not parsed.modality else parsed.before or parsed.stem
+
+
+def paths_of(case: Mapping[str, Any]) -> list[str]:
+    """A case's files, those that are missing left out."""
+    images: Sequence[Any] = case["image"] if isinstance(case["image"], (list, tuple)) else [case["image"]]
+    return [str(path) for path in images if path]
 
 
 def first_path(image: str | Sequence[str | None]) -> str:

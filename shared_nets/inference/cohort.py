@@ -157,7 +157,7 @@ class Cohort:
         started = _now()
         stopped, code = "", 0
         if self.records is not None:
-            self.records.check_dataset(self.dataset.data)
+            self.records.derivatives.check(self.dataset.data)
         try:
             make_output_folder(self.output_dir)
             with (
@@ -305,7 +305,7 @@ class Cohort:
     def _say_what_runs(self, shard: Shard, started: str) -> None:
         """Into the manifest, and of a part of the scans in words."""
         if self.records is not None:
-            self.records.describe_dataset(self.dataset.data)
+            self.records.derivatives.describe(self.dataset.data)
             if shard.count == 1:
                 write_json(self.output_dir / MANIFEST, self._part(shard, started, None, ""))
         if shard.count == 1 or _in_group() or self.json_lines:

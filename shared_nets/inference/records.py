@@ -9,23 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import Enum
-from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
-
-from monai.transforms import Compose
-from torch import Tensor
 
 from shared_nets import NOTICE, __version__, files
-from shared_nets.data.bids import dataset_root
-from shared_nets.data.names import RESULTS_FOLDER
+from shared_nets.data.names import paths_of
 from shared_nets.errors import OutputError, ScanNotFoundError, UsageError
+from shared_nets.inference.derivatives import Derivatives
+from shared_nets.inference.described import described
 from shared_nets.inference.outputs import (
     MASK_SUFFIX,
     SUFFIXES,
@@ -35,14 +29,7 @@ from shared_nets.inference.outputs import (
 )
 from shared_nets.weights import sha256
 
-DESCRIPTION = "dataset_description.json"
-MAKER = "shared_nets"
-BIDS_VERSION = "1.10.0"
-# What a BIDS validator need not know about.
-_BIDS_IGNORE = "*.csv\n*.html\n*.png\nmanifest.json\nshards/\n"
 _OTHER_FILES_OF = (".mhd", ".nhdr")  # headers whose voxels lie in a file beside them
-# Attributes of transforms and inferers: where and how many at a time; a random state.
-_CHANGES_NOTHING = ("device", "sw_device", "sw_batch_size", "R")
 
 Case = Mapping[str, Any]
 
@@ -92,7 +79,7 @@ class Records:
         self.settings = json.loads(json.dumps(settings, default=described))
         self.overwrite = overwrite
         self.made_by = _made_by(Path(bundle_root), Path(weights))
-        self.links: dict[Path, str] = {}  # what BIDS's URIs call the datasets
+        self.derivatives = Derivatives(self.output_dir, self.made_by)
 
     def inputs(self, case: Case) -> list[dict[str, str]]:
         """
@@ -101,7 +88,7 @@ class Records:
         Raises:
             ScanNotFoundError: if one is not there or cannot be read.
         """
-        return [{"Path": path, "SHA256": hash_scan(Path(path))} for path in _paths(case)]
+        return [{"Path": path, "SHA256": hash_scan(Path(path))} for path in paths_of(case)]
 
     def find(self, case: Case) -> Result | None:
         """
@@ -125,7 +112,7 @@ class Records:
         try:
             inputs = self.inputs(case)
         except ScanNotFoundError:
-            if _paths_in(record) == _paths(case):
+            if _paths_in(record) == paths_of(case):
                 return None
             inputs = []
         if not self.overwrite:
@@ -142,10 +129,11 @@ class Records:
         Raises:
             OutputError: if a file cannot be written.
         """
+        sources = [self.derivatives.uri(Path(one["Path"])) for one in result.inputs]
         about = {
             "Type": "Lesion",
-            "Sources": [self._uri(Path(i["Path"])) for i in result.inputs],
-            "SpatialReference": self._uri(Path(result.inputs[0]["Path"])) if result.inputs else "n/a",
+            "Sources": sources,
+            "SpatialReference": sources[0] if sources else "n/a",
             "GeneratedBy": self.made_by,
             "Settings": self.settings,
             "Inputs": result.inputs,
@@ -156,54 +144,6 @@ class Records:
                 files.write_json(_sidecar(result_path(self.output_dir, case, suffix)), about)
         about["MaskSHA256"] = files.sha256(result_path(self.output_dir, case, MASK_SUFFIX))
         files.write_json(self._path(case), about | {"Result": result.row, "Lesions": result.lesions})
-
-    def check_dataset(self, cases: Iterable[Case]) -> None:
-        """
-        Refuse an output folder that is another BIDS dataset: `describe_dataset` would describe it anew.
-
-        Raises:
-            UsageError: if it is.
-        """
-        path = self.output_dir / DESCRIPTION
-        if not path.exists() or not _roots_of(cases):
-            return
-        makers = files.read_json(path).get("GeneratedBy")
-        if not _is_list_of_mappings(makers) or not makers or makers[0].get("Name") != MAKER:
-            raise UsageError(
-                f"{path} is of another dataset, which results would be mixed with: choose another output "
-                f"folder, such as {self.output_dir / 'derivatives' / 'lesions'}."
-            )
-
-    def describe_dataset(self, cases: Iterable[Case]) -> None:
-        """
-        Make the output folder a BIDS derivatives dataset, if a scan comes from a BIDS dataset.
-
-        Raises:
-            OutputError: if a file cannot be written.
-        """
-        roots = _roots_of(cases)
-        if not roots:
-            return
-        links = _named_links(
-            files.read_json(self.output_dir / DESCRIPTION), [root.as_uri() for root in roots]
-        )
-        self.links = {root: name for root in roots for name, uri in links.items() if uri == root.as_uri()}
-        description = {
-            "Name": f"Stroke lesions by {self.made_by['Name']}",
-            "BIDSVersion": BIDS_VERSION,
-            "DatasetType": "derivative",
-            "GeneratedBy": [
-                {
-                    "Name": MAKER,
-                    "Version": __version__,
-                    "Description": f"{self.made_by['Name']} {self.made_by['Version']}. {NOTICE}",
-                }
-            ],
-            "SourceDatasets": [{"URL": uri} for uri in links.values()],
-            "DatasetLinks": links,
-        }
-        files.write_json(self.output_dir / DESCRIPTION, description)
-        files.write_text(self.output_dir / ".bidsignore", _BIDS_IGNORE)
 
     def _path(self, case: Case) -> Path:
         return _sidecar(result_path(self.output_dir, case, MASK_SUFFIX))
@@ -238,7 +178,7 @@ class Records:
 
     def _check_same_scan(self, record: Case, case: Case, inputs: Sequence[Mapping[str, str]]) -> None:
         """Refuse to do another scan of the same name; one that was moved or copied is the same."""
-        ours = {os.path.realpath(path) for path in _paths(case)} | {i["SHA256"] for i in inputs}
+        ours = {os.path.realpath(path) for path in paths_of(case)} | {i["SHA256"] for i in inputs}
         there = [path for path in _paths_in(record) if os.path.exists(path)]
         theirs = {os.path.realpath(path) for path in there} | {i.get("SHA256") for i in record["Inputs"]}
         if there and not ours & theirs:
@@ -256,13 +196,6 @@ class Records:
                     path.unlink()
             except OSError as error:
                 raise OutputError(f"{path} cannot be removed: {files.reason(error)}") from error
-
-    def _uri(self, path: Path) -> str:
-        """BIDS's URI of a scan in a dataset that the output folder's description names, else its path."""
-        root = dataset_root(path)
-        if root is None or root not in self.links:
-            return str(path)
-        return f"bids:{self.links[root]}:{path.relative_to(root).as_posix()}"
 
 
 def hash_scan(path: Path) -> str:
@@ -288,30 +221,6 @@ def hash_scan(path: Path) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def described(thing: Any) -> str | list[str]:
-    """
-    What a transform or inferer is set to, on one line; of a chain of transforms, a line each.
-
-    Args:
-        thing: its attributes are told, and theirs, down to numbers and words; of a function its name. What
-            changes no result is left out.
-    """
-    return [_line(t) for t in thing.flatten().transforms] if isinstance(thing, Compose) else _line(thing)
-
-
-def _line(thing: Any) -> str:
-    if isinstance(thing, (list, tuple)):
-        return f"[{', '.join(map(_line, thing))}]"
-    if hasattr(thing, "__qualname__"):
-        return str(thing.__qualname__)
-    if isinstance(thing, Tensor):
-        return f"Tensor({list(thing.shape)}, mean {float(thing.float().mean()):.6g})"
-    if isinstance(thing, Enum) or not hasattr(thing, "__dict__"):
-        return repr(thing)
-    told = {key: value for key, value in vars(thing).items() if key[0] != "_" and key not in _CHANGES_NOTHING}
-    return f"{type(thing).__name__}({', '.join(f'{key}={_line(value)}' for key, value in told.items())})"
-
-
 def _made_by(bundle_root: Path, weights: Path) -> dict[str, Any]:
     metadata = files.read_json(bundle_root / "configs" / "metadata.json")
     config = bundle_root / "configs" / "inference.json"
@@ -332,12 +241,6 @@ def _sidecar(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
 
 
-def _paths(case: Case) -> list[str]:
-    """A case's files, those that are missing left out."""
-    images: Sequence[Any] = case["image"] if isinstance(case["image"], (list, tuple)) else [case["image"]]
-    return [str(path) for path in images if path]
-
-
 def _paths_in(record: Case) -> list[str]:
     """The files of the case that a record is of."""
     return [str(one["Path"]) for one in record["Inputs"] if "Path" in one]
@@ -346,30 +249,3 @@ def _paths_in(record: Case) -> list[str]:
 def _is_whole(path: Path) -> bool:
     """Whether a file is there; one with nothing in it was left by a machine that stopped."""
     return os.path.isfile(path) and path.stat().st_size > 0  # False too for a name that cannot be
-
-
-def _roots_of(cases: Iterable[Case]) -> list[Path]:
-    """The BIDS datasets that scans come from, each once."""
-    found = [dataset_root(_paths(case)[0]) for case in cases if RESULTS_FOLDER in case]
-    return list(dict.fromkeys(root for root in found if root))
-
-
-def _named_links(description: Mapping[str, Any], uris: Iterable[str]) -> dict[str, str]:
-    """
-    BIDS's DatasetLinks: ``raw``, ``raw2``... and the URI of each dataset.
-
-    Names that earlier runs gave stay, as their sidecars use them, unless the dataset is there no more.
-    """
-    known = description.get("DatasetLinks") or {}
-    links = {name: uri for name, uri in known.items() if not _is_gone(uri)}
-    for uri in uris:
-        if uri not in links.values():
-            free = (f"raw{n}" if n > 1 else "raw" for n in count(1))
-            links[next(name for name in free if name not in links)] = uri
-    return links
-
-
-def _is_gone(uri: str) -> bool:
-    """Whether a URI is of a folder of this machine that is not there."""
-    parts = urlsplit(uri)
-    return parts.scheme == "file" and not os.path.exists(url2pathname(parts.path))
