@@ -170,15 +170,9 @@ def check_settings(bundle: Path, settings: Iterable[str]) -> None:
         settings: ids in inference.json that are to be overridden.
 
     Raises:
-        UsageError: if the bundle has no such setting, or its inference.json is of an earlier version or no
-            JSON.
+        UsageError: if the bundle has no such setting, or its inference.json is no JSON.
     """
     config = read_inference_config(bundle)
-    if "cpu_bfloat16" in config:
-        raise UsageError(
-            f"{bundle / 'configs' / 'inference.json'} is of an earlier version of this package (it has "
-            f"cpu_bfloat16): copy the present one over it."
-        )
     for setting in settings:
         if setting not in config:
             raise UsageError(f"{bundle}: this bundle has no setting {setting}; leave it out.")

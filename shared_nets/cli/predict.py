@@ -18,6 +18,7 @@ from shared_nets.bundles import (
 )
 from shared_nets.cli.options import told_as_a_wrong_command
 from shared_nets.errors import tell_errors_in_words
+from shared_nets.versions import check_version
 
 
 def predict(
@@ -182,6 +183,7 @@ def predict(
     with told_as_a_wrong_command():
         folder = bundle_folder(model.value, bundle)
         check_settings(folder, settings)
+    check_version(folder)  # before anything else of an earlier version is looked at
     run_inference(folder, settings)
 
 

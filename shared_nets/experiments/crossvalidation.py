@@ -215,7 +215,7 @@ class Experiment:
     def record(self, data_sha256: str, pretrained: str | Path | None = None) -> None:
         """
         Write ``experiment.json``. One of other settings is replaced while no fold has an epoch: it did not
-        get far. What an earlier version did not record, it is taken to have had as it is now.
+        get far.
 
         Args:
             data_sha256: see `data_digest`.
@@ -238,12 +238,9 @@ class Experiment:
         }
         path = self.output / "experiment.json"
         if path.is_file():
-            before = read_object(path)
-            known = settings | before
-            differ = [key for key in settings if without_place(known)[key] != without_place(settings)[key]]
+            before, now = without_place(read_object(path)), without_place(settings)
+            differ = [key for key in now if before.get(key) != now[key]]
             if not differ:
-                if known != before:
-                    write_json(path, known)
                 return
             if any(
                 any(self.output.glob(f"fold[0-9]*/{name}")) for name in ("models/last.ckpt", "trained.json")
@@ -401,7 +398,7 @@ def without_place(settings: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         settings: those of ``experiment.json``.
     """
-    own = {key: value for key, value in settings["settings"].items() if key not in PLACE}
+    own = {key: value for key, value in settings.get("settings", {}).items() if key not in PLACE}
     return {**settings, "settings": own, "data": None}
 
 

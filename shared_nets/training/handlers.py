@@ -139,7 +139,7 @@ class Checkpoints:
             content = torch.load(self.last, map_location="cpu", weights_only=True)
             for name, thing in self.state.items():
                 thing.load_state_dict(content[name])
-            done, best = content["trainer"], content.get("best")
+            done, best, asked = content["trainer"], content.get("best"), content["asked"]
         except Exception as error:
             raise WeightsError(
                 f"{self.last}: it cannot be resumed from ({type(error).__name__}); "
@@ -156,7 +156,7 @@ class Checkpoints:
                 f"resume it with the same settings and number of GPUs, or start anew from its weights "
                 f"(--pretrained)."
             )
-        for name, value in content.get("asked", {}).items():
+        for name, value in asked.items():
             if value != self.asked.get(name):
                 raise UsageError(
                     f"{self.last}: this run has the {name} {value}, not {self.asked.get(name)}: resume it "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from shared_nets.errors import (
     WeightsError,
 )
 from shared_nets.inference import segmenter as segmenter_module
+from tests.commands import strokeseg
 from tests.heads import affine, head, lesion_mask, write
 
 Folders = Mapping[str, Path]
@@ -291,13 +293,16 @@ def test_weights_of_another_network(bundles: Folders) -> None:
 
 def test_a_config_of_an_earlier_version_is_told(bundles: Folders, tmp_path: Path) -> None:
     """As from a copy of a bundle, made before its settings got other names."""
-    path = tmp_path / "configs" / "inference.json"
-    path.parent.mkdir()
-    content = json.loads((bundles["xnet"] / "configs" / "inference.json").read_text())
-    path.write_text(json.dumps(content | {"cpu_bfloat16": False}))
-    with pytest.raises(UsageError) as caught:
-        LesionSegmenter("xnet", bundle=tmp_path)
-    assert str(caught.value).startswith(f"{path} is of an earlier version of this package")
+    older = shutil.copytree(bundles["xnet"], tmp_path / "older")
+    path = older / "configs" / "inference.json"
+    path.write_text(path.read_text().replace("cpu_precision", "cpu_bfloat16").replace('"float32"', "false"))
+    (path.parent / "metadata.json").write_text('{"required_packages_version": {"shared_nets": "0.1.0"}}')
+    with pytest.raises(UsageError, match=r"older is made for shared_nets 0\.1\.0, but "):
+        LesionSegmenter("xnet", bundle=older)
+    words = ["--model", "xnet", "--bundle", older, "--output", tmp_path / "out", tmp_path]
+    done = strokeseg("predict", *words)
+    assert done.code == 1
+    assert done.err.startswith(f"{older} is made for shared_nets 0.1.0, but ")
 
 
 def test_the_shipped_bundles_are_found() -> None:
