@@ -23,8 +23,8 @@ def memory_gb() -> float:
     if not hasattr(os, "sysconf"):
         return 0.0
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *cgroup_limits()]
-    if slurm := os.environ.get("SLURM_MEM_PER_NODE", "").strip():  # MiB; 0 is all of the node's
-        limits.append(int(slurm) * 2**20)
+    slurm = os.environ.get("SLURM_MEM_PER_NODE", "")  # MiB; 0 is all of the node's
+    limits += [int(slurm) * 2**20] if slurm.isdecimal() else []
     return min(limit for limit in limits if limit) / 2**30
 
 

@@ -152,6 +152,9 @@ def table(
     parser = ConfigParser(ConfigParser.load_config_files([folder / "configs" / "train.json", *recipes]))
     # What train.json does not have, each experiment refuses.
     parser.update({key: value for key, value in settings.items() if key in parser})
+    limits = {
+        name: parser.get_parsed_content(name) for name in ("threshold", "peak_threshold", "smoothing_mm")
+    }
     methods, own, window = METHODS[which], parser["network_def"], parser["window"]
     experiments = {
         method.name: Experiment(
@@ -173,7 +176,6 @@ def table(
         one.run(fold)
     with in_turn(output):
         rows = compare(methods, experiments, own, tuple(window), fold, rules)
-        limits = {key: parser[key] for key in ("threshold", "peak_threshold", "smoothing_mm")}
         notes = [note] * bool(note) + [explanation(rows, window, rules, limits)]
         write_table(rows, stem, TITLES[which], notes)
     print(stem.with_suffix(".md").read_text(encoding="utf-8"))

@@ -136,6 +136,9 @@ def predict(
     report.html. A second run does only what is new or has changed. Exit code 0 when all scans are done
     (no lesion is a result too), 1 when any failed, 2 when the command is wrong.
     """
+    for scan in scans or ():
+        if str(scan).lower() in ("true", "false") and not scan.exists():
+            raise typer.BadParameter(f"{scan} is no scan: switches take no value; --no-mirror turns one off.")
     if (dwi or flair) and model is not Model.cnnres:
         raise typer.BadParameter("--dwi and --flair go with --model cnnres; name T1 scans without an option.")
     if dwi_decides is not None and model is not Model.cnnres:
@@ -144,9 +147,6 @@ def predict(
         raise typer.BadParameter("name the scans either with --dwi and --flair, or as files and folders.")
     if not (dwi or flair or scans):
         raise typer.BadParameter("name at least one scan or folder.")
-    for scan in scans or ():
-        if str(scan).lower() in ("true", "false") and not scan.exists():
-            raise typer.BadParameter(f"{scan} is no scan: switches take no value; --no-mirror turns one off.")
 
     # Without an option it is as the bundle's config has it.
     values: dict[str, Any] = {
@@ -182,8 +182,9 @@ def predict(
     tell_errors_in_words(debug)
     with told_as_a_wrong_command():
         folder = bundle_folder(model.value, bundle)
-        check_settings(folder, settings)
     check_version(folder)  # before anything else of an earlier version is looked at
+    with told_as_a_wrong_command():
+        check_settings(folder, settings)
     run_inference(folder, settings)
 
 

@@ -59,12 +59,9 @@ def make_data_list(
     """
     volumes = check_labels(found, quiet) if check else {}
     if not found.training:
-        alone = len(found.test)
-        without = f"{alone} scan(s) have no mask; " if alone else ""
-        raise ScanNotFoundError(
-            f"No labelled case is left: {without}masks go into labelsTr, or beside their scans by the same "
-            f"beginning of a name (p1_T1w.nii.gz, p1_mask.nii.gz). {_left_out(found)}".rstrip()
-        )
+        alone = sum("label" not in item for item in found.test)
+        without = f": {alone} scan(s) have no mask" if alone else ""
+        raise ScanNotFoundError(f"No labelled case is left{without}. {_left_out(found)}".rstrip())
     try:
         sections = split_items(found.training, folds, split, stratify, seed)
     except UsageError as error:  # perhaps only as so much was left out

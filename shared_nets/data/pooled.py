@@ -7,7 +7,7 @@ from typing import Any
 
 from shared_nets.data.cases import find_cases
 from shared_nets.data.loading import LoadScand
-from shared_nets.data.names import Case
+from shared_nets.data.names import Case, subject_of
 
 
 def pooled_cases(source: Any, modalities: Sequence[str] = ("DWI", "FLAIR"), **options: Any) -> list[Case]:
@@ -20,11 +20,12 @@ def pooled_cases(source: Any, modalities: Sequence[str] = ("DWI", "FLAIR"), **op
         options: further arguments of `find_cases`.
 
     Returns:
-        Cases with ``channel``, the modality's number, and ``_DWI`` or ``_FLAIR`` at the end of their name.
+        Cases with ``channel``, the modality's number, ``subject``, and ``_DWI`` or ``_FLAIR`` at the end of
+        their name.
     """
     shown = LoadScand(modalities=modalities).shown
     return [
-        {**case, "channel": channel, "name": f"{case['name']}_{modality}"}
+        {**case, "subject": subject_of(case), "channel": channel, "name": f"{case['name']}_{modality}"}
         for case in find_cases(source, modalities=modalities, **options)
         for channel, (modality, there) in enumerate(zip(modalities, shown(case["image"]), strict=True))
         if there

@@ -25,17 +25,18 @@ from monai.utils import ensure_tuple
 from shared_nets.bundles import check_parts, plain_path, read_object
 from shared_nets.data import read_folds
 from shared_nets.data.datalist import relative_to
-from shared_nets.data.names import Case, subject_of
+from shared_nets.data.names import Case, paths_of, subject_of
 from shared_nets.data.splits import number_of_folds, tell_shared_subjects
 from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, instead
 from shared_nets.evaluation import read_cases
 from shared_nets.files import held, sha256, write_json
 from shared_nets.inference.cohort import SUMMARY
+from shared_nets.inference.records import hash_scan
 from shared_nets.training.record import environment
 from shared_nets.training.start import LEAST, check_training, start_from
 from shared_nets.weights import save_weights
 
-OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "resume", "weights", "evaluate_on"}
+OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "ckpt_dir", "resume", "weights", "evaluate_on"}
 """Values that an experiment sets itself, beside those in its ``silent``."""
 
 CONFIGS = ("train.json", "evaluate.json")
@@ -52,7 +53,8 @@ TOLD = {
 """What settings of ``experiment.json`` are called in messages, where not by their key."""
 
 PLACE = ("device", "workers", "cache_gb")
-"""Settings of train.json that say where a training runs: an experiment may go on with others."""
+"""Settings of train.json that say where a training runs: an experiment may go on with others. With another
+number of workers, or on another device, it draws and computes a little differently."""
 
 START = {
     "_target_": "shared_nets.training.start_from",
@@ -104,6 +106,7 @@ class Experiment:
             StrokeSegError: if a fold cannot be trained.
             KeyboardInterrupt: if it is interrupted; its message tells how to go on.
         """
+        self.check_settings()
         folds = self.folds() if folds is None else folds
         self.check(folds)
         for fold in folds:
@@ -188,15 +191,7 @@ class Experiment:
                 that it starts from cannot be used.
             OutputError: if another run, with other settings, is at work in the output.
         """
-        check_parts(self.bundle, "to train", (f"configs/{name}" for name in CONFIGS))
-        own = map(self.config, (*CONFIGS, "inference.json"))
-        check_recipes(self.recipes, [path for path in own if path.is_file()])
-        known = ConfigParser(ConfigParser.load_config_files([self.train_config, *self.recipes]))
-        for key in self.settings:
-            if key in OWN or key in self.silent:
-                raise UsageError(f"{key} is not for --set: it has an option of its own.")
-            if key not in known:
-                raise UsageError(f"--set {key}: train.json has no such value.")
+        self.check_settings()
         for fold in folds:
             training, evaluated = self.cases_of(fold)(section="training"), self.evaluated(fold)
             if not evaluated:
@@ -211,6 +206,24 @@ class Experiment:
         start_from(*(parser.get_parsed_content(key) for key in ("pretrained", "network_def", "frozen")))
         pretrained = parser.get_parsed_content("pretrained")
         self.record(data_digest(self.data, parser.get_parsed_content("cases")), pretrained)
+
+    def check_settings(self) -> None:
+        """
+        Refuse what no workflow can be made of.
+
+        Raises:
+            UsageError: if the bundle lacks train.json or evaluate.json, a recipe cannot be read or sets what
+                nothing reads, or train.json lacks a setting.
+        """
+        check_parts(self.bundle, "to train", (f"configs/{name}" for name in CONFIGS))
+        own = map(self.config, (*CONFIGS, "inference.json"))
+        check_recipes(self.recipes, [path for path in own if path.is_file()])
+        known = ConfigParser(ConfigParser.load_config_files([self.train_config, *self.recipes]))
+        for key in self.settings:
+            if key in OWN or key in self.silent:
+                raise UsageError(f"{key} is not for --set: it has an option of its own.")
+            if key not in known:
+                raise UsageError(f"--set {key}: train.json has no such value.")
 
     def record(self, data_sha256: str, pretrained: str | Path | None = None) -> None:
         """
@@ -287,8 +300,8 @@ class Experiment:
             "resumed_after_epoch": epochs,
             "slices": last["trainer"]["epoch"] * slices_of_an_epoch(workflow.parser),
         }
-        write_json(folder / "trained.json", trained)
         shutil.rmtree(folder / "cache", ignore_errors=True)
+        write_json(folder / "trained.json", trained)
 
     def evaluate(self, fold: int, weights: Path | None = None, name: str = "evaluation") -> Path:
         """
@@ -381,19 +394,25 @@ def data_digest(data: Path, cases: Callable[..., list[Case]]) -> str:
     root = data.parent if data.is_file() else data
     found = []
     for case in (case for name in ("training", "validation") for case in cases(section=name)):
-        # One that is missing fails when it is loaded.
-        images = [
-            os.path.getsize(path) for path in ensure_tuple(case["image"]) if path and os.path.exists(path)
+        # One that is missing fails when it is loaded. A DICOM series is a folder.
+        images = [_bytes_of(Path(path)) for path in paths_of(case)]
+        masks = [
+            hash_scan(Path(path)) for path in ensure_tuple(case.get("label") or ()) if os.path.exists(path)
         ]
-        masks = [sha256(path) for path in ensure_tuple(case.get("label") or ()) if os.path.exists(path)]
         found.append(relative_to(case, root) | {"bytes": images, "masks": masks})
     found.sort(key=itemgetter("name"))
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
+def _bytes_of(path: Path) -> int:
+    """Size of a scan, a file or a folder's files; 0 of one that is missing."""
+    parts = [part for part in path.iterdir() if part.is_file()] if path.is_dir() else [path]
+    return sum(part.stat().st_size for part in parts if part.exists())
+
+
 def without_place(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Settings of an experiment without those that say where and how fast it runs, and change no result.
+    Settings of an experiment without those that say where it runs.
 
     Args:
         settings: those of ``experiment.json``.
@@ -453,14 +472,11 @@ def slices_of_an_epoch(parser: ConfigParser) -> int:
 
 def run(workflow: ConfigWorkflow) -> None:
     """A workflow from its beginning to its end."""
-    try:
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-    finally:
-        # Engines and handlers hold each other: without, the next fold's cases come beside this one's.
-        del workflow
-        gc.collect()
+    # Engines and handlers hold each other: an earlier workflow's cases would stay beside this one's.
+    gc.collect()
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
 
 
 def read_last(checkpoint: Path) -> dict[str, Any]:

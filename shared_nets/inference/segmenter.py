@@ -21,6 +21,7 @@ from shared_nets.inference.check import check_limits, check_network
 from shared_nets.inference.engine import run_engine
 from shared_nets.inference.outputs import on_grid_of, scan_grid
 from shared_nets.inference.ranges import ranges_beside
+from shared_nets.versions import check_version
 
 
 class Segmentation(NamedTuple):
@@ -106,6 +107,7 @@ class LesionSegmenter:
             "cpu_precision": cpu_precision,
         }
         settings = {key: value for key, value in settings.items() if value is not None}
+        check_version(folder)
         check_settings(folder, settings)
         config = ConfigParser()
         config.read_config(folder / "configs" / "inference.json")

@@ -112,7 +112,8 @@ class Checkpoints:
         if idist.get_rank() > 0:
             self.kept = engine.state.epoch
             return
-        check_finite(self.network.state_dict(), "the network", f"{self.last} holds an epoch before")
+        before = f"{self.last} holds the epoch before" if self.last.is_file() else "nothing is kept"
+        check_finite(self.network.state_dict(), "the network", f"{before}: train with a lower learning rate")
         if self.validator is None or self.validator.state.best_metric_epoch in (_NEVER, engine.state.epoch):
             save_weights(self.network.state_dict(), self.best)
         content = {name: thing.state_dict() for name, thing in self.state.items()}

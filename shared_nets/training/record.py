@@ -27,7 +27,7 @@ def record_run(
         output_dir: the run's folder.
         seed: of initial weights and augmentation.
         resume: whether the run goes on from an earlier one, whose ``run.json``, if there is one, tells its
-            cases; what it tells else is kept as one of ``earlier_runs``.
+            cases; what it tells else is kept as one of ``earlier_runs``: those that were started.
         cases: the cases of each section, as they are used.
 
     Raises:

@@ -32,6 +32,7 @@ LEAST: dict[str, int] = {
     "window_batch": 1,
     "early_stop_patience": 1,
     "workers": 0,
+    "seed": 0,
 }
 """Settings of train.json that are whole numbers, and how low each may be."""
 

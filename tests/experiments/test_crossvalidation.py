@@ -43,7 +43,7 @@ def data(trees: Folders) -> dict[str, Path]:
 def command(
     bundles: Folders, data: Mapping[str, Path], name: str, output: Path, *more: object
 ) -> list[object]:
-    settings = ("max_epochs=2", "slices_per_scan=1", "scans_per_batch=2")
+    settings = ("max_epochs=2", "slices_per_scan=1", "scans_per_batch=2", "cache_gb=0")
     return [
         "experiment", data[name], "--model", name, "--bundle", bundles[name], "--output", output, "--quiet",
         *(word for setting in settings for word in ("--set", setting)), *more,
@@ -72,7 +72,9 @@ def test_folds_to_table(bundles: Folders, data: dict[str, Path], tmp_path: Path,
         assert (config["fold"], config["max_epochs"]) == (fold, 2)
         assert run["versions"]["torch"] == torch.__version__
     settings = json.loads((tmp_path / "experiment.json").read_text())
-    assert settings["settings"] == {"max_epochs": 2, "slices_per_scan": 1, "scans_per_batch": 2}
+    assert settings["settings"] == {
+        "max_epochs": 2, "slices_per_scan": 1, "scans_per_batch": 2, "cache_gb": 0,
+    }  # fmt: skip
     assert settings["commit"] == run["commit"]
     assert "commit" in settings
 
@@ -251,6 +253,9 @@ def test_a_single_subject_leaves_nothing_to_evaluate(
         ),
         (("--recipe", '{"max_epochs": 1'), "recipe.json cannot be read as a config"),
         (("--recipe", "[1]"), "recipe.json cannot be read as a config (no object in braces)"),
+        (("--set", "fold=1"), "fold is not for --set: it has an option of its own"),
+        (("--set", "ckpt_dir=elsewhere"), "ckpt_dir is not for --set"),
+        (("--set", "seed=-1"), "seed is a whole number, at least 0, not -1"),
     ],
 )
 def test_settings_and_recipes_that_cannot_work(
@@ -260,11 +265,14 @@ def test_settings_and_recipes_that_cannot_work(
     if option == "--recipe":
         (tmp_path / "recipe.json").write_text(value)
         value = str(tmp_path / "recipe.json")
-    done = strokeseg(*command(bundles, data, "cnnres", tmp_path / "out", "--fold", 0, option, value))
-    assert done.code == 1
-    assert told in done.err
-    assert "Traceback" not in done.err
-    assert not (tmp_path / "out").exists()
+    path = data["cnnres"].with_name("no_folds.json")  # whose folds are counted, not named
+    path.write_text(json.dumps({"training": items(path.parent, "cnnres", [1, 2])}))
+    for one, fold in ((data, ["--fold", 0]), ({"cnnres": path}, [])):
+        done = strokeseg(*command(bundles, one, "cnnres", tmp_path / "out", *fold, option, value))
+        assert done.code == 1
+        assert told in done.err
+        assert "Traceback" not in done.err
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_recipe_may_have_values_of_its_own(tmp_path: Path) -> None:
@@ -312,7 +320,7 @@ def test_a_start_that_failed_does_not_lock_the_folder(
     assert done.code == 1
     assert (output / "experiment.json").is_file()
     prepared = output / "fold0" / "cache" / "of_other_settings"
-    prepared.parent.mkdir()
+    prepared.parent.mkdir(exist_ok=True)
     prepared.touch()
     with held(output / "fold0"):
         done = strokeseg(*words)
@@ -356,7 +364,7 @@ def test_fine_tuning_begins_again_with_corrected_settings(
     assert before.stat().st_mtime_ns != made
 
 
-def test_what_changes_no_result_may_change(trained: Experiment, tmp_path: Path) -> None:
+def test_what_is_no_other_experiment_may_change(trained: Experiment, tmp_path: Path) -> None:
     """Where the data lie, where it runs, how a list is written; not the masks."""
     path = trained.data / "list.json"
     path.write_text(json.dumps({"training": items(trained.data, "cnnres", [1, 2, 3])}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -129,6 +130,7 @@ def test_no_cases() -> None:
     assert dataset.data == []
 
 
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="the system does not tell")
 def test_memory_is_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = share_gb()
     assert 0.1 < alone < 3_000

@@ -122,7 +122,7 @@ class TestCheckpoints:
             Events.EPOCH_COMPLETED, lambda: nn.init.constant_(again.network.weight, float("nan"))
         )
         with pytest.raises(
-            WeightsError, match=r"NaN or infinite values in weight; .*last\.ckpt holds an epoch"
+            WeightsError, match=r"NaN or infinite values in weight; .*last\.ckpt holds the epoch"
         ):
             again.run(tmp_path, resume=True)
         assert (tmp_path / "last.ckpt").read_bytes() == whole
