@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from shared_nets import CNNRes, XNet
 from shared_nets.errors import OutputError, WeightsError
-from shared_nets.release import (
+from shared_nets.weights import (
     check_architecture,
     load_into,
     load_weights,

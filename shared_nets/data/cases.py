@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,16 @@ def find_cases(
     if not chosen and section != "validation":
         raise ScanNotFoundError(f"{said} has no {section} cases: name a source that has some.")
     return Cases(chosen, left_out)
+
+
+def trained_and_validated(cases: Callable[..., Sequence[Case]]) -> list[Case]:
+    """
+    All cases that train or validate, whatever the fold.
+
+    Args:
+        cases: `find_cases` of a source.
+    """
+    return [case for section in ("training", "validation") for case in cases(section=section)]
 
 
 def left_out_of(cases: Sequence[Mapping[str, Any]]) -> LeftOut:

@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shared_nets.data.bids import read_sidecar, scans_of_dataset
-from shared_nets.data.cases import find_cases
+from shared_nets.data.cases import find_cases, trained_and_validated
 from shared_nets.data.names import (
     MAPS,
     SCAN_SUFFIXES,
@@ -311,8 +312,7 @@ def read_folder(folder: Path, modalities: Sequence[str] = ("T1w",)) -> Found:
 def _tree(source: Path, modalities: Sequence[str]) -> Found:
     """All labelled cases of a tree or data list, whatever its sections, and its unlabelled test scans."""
     found = Found()
-    names = ("training", "validation")
-    cases = [case for name in names for case in find_cases(str(source), name, modalities)]  # type: ignore[arg-type]
+    cases = trained_and_validated(partial(find_cases, str(source), modalities=modalities))
     found.training = [{**case, "subject": subject_of(case)} for case in cases]
     for item in found.training:
         item.pop("fold", None)

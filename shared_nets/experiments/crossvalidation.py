@@ -24,6 +24,7 @@ from monai.utils import ensure_tuple
 
 from shared_nets.bundles import check_parts, plain_path, read_object
 from shared_nets.data import read_folds
+from shared_nets.data.cases import trained_and_validated
 from shared_nets.data.datalist import relative_to
 from shared_nets.data.names import Case, paths_of, subject_of
 from shared_nets.data.splits import number_of_folds, tell_shared_subjects
@@ -106,9 +107,7 @@ class Experiment:
             StrokeSegError: if a fold cannot be trained.
             KeyboardInterrupt: if it is interrupted; its message tells how to go on.
         """
-        self.check_settings()
-        folds = self.folds() if folds is None else folds
-        self.check(folds)
+        folds = self.check(folds)
         for fold in folds:
             if not self.is_finished(fold):
                 with telling_how_to_go_on(fold):
@@ -133,8 +132,7 @@ class Experiment:
         """All folds: those that a data list names, or those that `find_cases` makes."""
         if named := read_folds(self.data):
             return named
-        cases = self.cases_of(0)
-        subjects = {subject_of(case) for part in ("training", "validation") for case in cases(section=part)}
+        subjects = {subject_of(case) for case in trained_and_validated(self.cases_of(0))}
         return list(range(number_of_folds(len(subjects))))
 
     def fold_folder(self, fold: int) -> Path:
@@ -177,12 +175,15 @@ class Experiment:
         """The end of tables' names: those of the test cases stand beside those of the held-out ones."""
         return "" if self.evaluate_on == "validation" else f"_{self.evaluate_on}"
 
-    def check(self, folds: Sequence[int]) -> None:
+    def check(self, folds: Sequence[int] | None = None) -> Sequence[int]:
         """
         Refuse what cannot work before anything is written; then write ``experiment.json``.
 
         Args:
-            folds: those that are to be run.
+            folds: those that are to be run; all by default.
+
+        Returns:
+            These folds.
 
         Raises:
             UsageError: if the bundle lacks train.json or evaluate.json, train.json lacks a setting, or the
@@ -192,6 +193,7 @@ class Experiment:
             OutputError: if another run, with other settings, is at work in the output.
         """
         self.check_settings()
+        folds = self.folds() if folds is None else folds
         for fold in folds:
             training, evaluated = self.cases_of(fold)(section="training"), self.evaluated(fold)
             if not evaluated:
@@ -206,6 +208,7 @@ class Experiment:
         start_from(*(parser.get_parsed_content(key) for key in ("pretrained", "network_def", "frozen")))
         pretrained = parser.get_parsed_content("pretrained")
         self.record(data_digest(self.data, parser.get_parsed_content("cases")), pretrained)
+        return folds
 
     def check_settings(self) -> None:
         """
@@ -393,7 +396,7 @@ def data_digest(data: Path, cases: Callable[..., list[Case]]) -> str:
     """
     root = data.parent if data.is_file() else data
     found = []
-    for case in (case for name in ("training", "validation") for case in cases(section=name)):
+    for case in trained_and_validated(cases):
         # One that is missing fails when it is loaded. A DICOM series is a folder.
         images = [_bytes_of(Path(path)) for path in paths_of(case)]
         masks = [
