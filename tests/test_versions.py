@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 from monai.bundle import ConfigWorkflow
 
 import shared_nets
@@ -35,6 +36,10 @@ def test_one_version_is_accepted(bundles: Mapping[str, Path], tmp_path: Path) ->
         check_version(folder)
     check_version(of_version(bundles["xnet"], shared_nets.__version__, tmp_path / "same"))
     check_version(of_version(bundles["xnet"], None, tmp_path / "silent"))
+
+
+def test_the_citation_names_this_version() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == shared_nets.__version__
 
 
 def test_another_version_is_refused(

@@ -23,6 +23,7 @@ from shared_nets.training.start import (
     decay_kernels_only,
     leaves_one_slice,
     run_and_release,
+    seed_draws,
     start_from,
 )
 
@@ -45,5 +46,6 @@ __all__ = [
     "prepared",
     "record_run",
     "run_and_release",
+    "seed_draws",
     "start_from",
 ]

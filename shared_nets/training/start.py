@@ -10,11 +10,12 @@ from pathlib import Path
 from types import MethodType
 from typing import Any, TypeVar
 
+import ignite.distributed as idist
 from monai.engines import Trainer
-from monai.utils import ensure_tuple
+from monai.utils import ensure_tuple, set_determinism
 from torch import Tensor, nn
 
-from shared_nets.errors import UsageError, WeightsError
+from shared_nets.errors import UsageError, WeightsError, tell_errors_in_words
 from shared_nets.switches import check_amount
 from shared_nets.training.handlers import LAST, in_monai_label
 from shared_nets.weights import check_architecture, load_weights
@@ -35,6 +36,21 @@ LEAST: dict[str, int] = {
     "seed": 0,
 }
 """Settings of train.json that are whole numbers, and how low each may be."""
+
+
+def seed_draws(seed: int) -> None:
+    """
+    Seed what is drawn before the first epoch, of processes that learn together each one differently.
+
+    Args:
+        seed: at least 0.
+
+    Raises:
+        UsageError: if it is no such number.
+    """
+    tell_errors_in_words()  # a workflow's first deed: nothing is checked yet
+    _check_whole("seed", seed)
+    set_determinism(seed + idist.get_rank())
 
 
 def check_training(
@@ -64,8 +80,7 @@ def check_training(
         WeightsError: if there is no run to resume.
     """
     for name, value in settings.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < LEAST[name]:
-            raise UsageError(f"{name} is a whole number, at least {LEAST[name]}, not {value!r}.")
+        _check_whole(name, value)
     numbers = {"learning_rate": learning_rate, "weight_decay": weight_decay}
     numbers |= {} if cache_gb is None else {"cache_gb": cache_gb}
     for name, number in numbers.items():
@@ -79,6 +94,11 @@ def check_training(
         raise UsageError(
             f"{last}: there is a training already; go on with --resume True, or choose another output folder."
         )
+
+
+def _check_whole(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < LEAST[name]:
+        raise UsageError(f"{name} is a whole number, at least {LEAST[name]}, not {value!r}.")
 
 
 def _is_window(window: object) -> bool:

@@ -25,6 +25,7 @@ from shared_nets.training import (
     only_training,
     parallel,
     run_and_release,
+    seed_draws,
     start_from,
 )
 from shared_nets.training.processes import join_processes
@@ -68,6 +69,20 @@ class TestCheck:
         # MONAI Label trains into the bundle again and again.
         monkeypatch.setenv("MONAI_LABEL_APP_DIR", str(tmp_path))
         check_training(tmp_path, False, 0.001)
+
+
+class TestSeed:
+    def test_equal_seeds_draw_alike(self) -> None:
+        draws = []
+        for seed in (3, 3, 4):
+            seed_draws(seed)
+            draws.append(torch.rand(1).item())
+        assert draws[0] == draws[1] != draws[2]
+
+    @pytest.mark.parametrize("seed", ["abc", -1, 1.5, True, None])
+    def test_no_seed(self, seed: Any) -> None:
+        with pytest.raises(UsageError, match="seed is a whole number, at least 0, not"):
+            seed_draws(seed)
 
 
 class TestStart:
