@@ -146,12 +146,11 @@ def share(
 
 def import_keras_weights(
     weights: Annotated[Path, typer.Argument(help="HDF5 file saved by the original Keras X-Net.")],
-    output: Annotated[Path, typer.Argument(help="model.pt to write.")],
+    output: Annotated[Path, typer.Argument(help="File to write, .pt or .safetensors.")],
     debug: Debug = False,
 ) -> None:
     """Turn weights of the original Keras X-Net into a model.pt of the xnet bundle."""
     tell_errors_in_words(debug)
-    from shared_nets.networks.keras_import import import_keras
+    from shared_nets.release.provenance import import_keras
 
-    import_keras(weights, output)
-    print(f"Wrote {output}")
+    print(f"Wrote {import_keras(weights, output)}")

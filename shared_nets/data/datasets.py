@@ -13,6 +13,7 @@ from typing import Any
 
 from shared_nets.data.bids import read_sidecar, scans_of_dataset
 from shared_nets.data.cases import find_cases, trained_and_validated
+from shared_nets.data.folders import scans_below
 from shared_nets.data.names import (
     MAPS,
     SCAN_SUFFIXES,
@@ -324,7 +325,7 @@ def _tree(source: Path, modalities: Sequence[str]) -> Found:
 
 def files_of(folder: Path) -> list[Path]:
     """
-    All scans in a folder and its subfolders, in order.
+    All scan files in a folder and its subfolders, in order.
 
     Raises:
         ScanNotFoundError: if the folder is not there.
@@ -333,10 +334,8 @@ def files_of(folder: Path) -> list[Path]:
         raise ScanNotFoundError(
             f"{folder} is not there: check the path, which follows the working directory."
         )
-    return sorted(
-        p.absolute() for p in folder.rglob("*")
-        if p.name.lower().endswith(SCAN_SUFFIXES) and not p.name.startswith(".") and p.is_file()
-    )  # fmt: skip
+    found = scans_below(folder)
+    return sorted(p.absolute() for p in found if p.name.lower().endswith(SCAN_SUFFIXES) and p.is_file())
 
 
 def drawn_by_readers(masks: Iterable[Path], found: Found) -> list[Path]:

@@ -94,7 +94,7 @@ def scans_of(folder: Path, modalities: tuple[str, ...], left_out: LeftOut) -> li
     Raises:
         ScanNotFoundError: if there are none.
     """
-    files = _search(folder)
+    files = scans_below(folder)
     unread = {p for p in files if p.name.lower().endswith(UNREAD_SUFFIXES)}
     if unread:
         why = "they are neither NIfTI, MHA, NRRD nor DICOM"
@@ -116,7 +116,7 @@ def leave_out_astray(root: Path, files: list[Path], modalities: tuple[str, ...],
     for part in list_folder(root):
         is_other = part.name.startswith(".") or part.name in _OTHER_PARTS_OF_BIDS
         if os.path.isdir(part) and not is_other:
-            scans += _search(part)
+            scans += scans_below(part)
     if astray := [p for p in scans if modality_of(p) in modalities and p not in known]:
         why = "they do not lie in sub-*/[ses-*/]anat or dwi, or are of a format that is not read"
         leave_out(left_out, why, astray, root, "name a file itself to have it segmented")
@@ -171,8 +171,16 @@ def of_modalities(
     return scans
 
 
-def _search(folder: Path, seen: frozenset[str] = frozenset()) -> list[Path]:
-    """The scans in a folder and all its subfolders, readable or not; a DICOM series is its folder."""
+def scans_below(folder: Path, seen: frozenset[str] = frozenset()) -> list[Path]:
+    """
+    The scans in a folder and all its subfolders, readable or not; a DICOM series is its folder.
+
+    Links to folders are followed, once each way down; what is hidden (``.git``, ``.Trash``) is left out.
+
+    Args:
+        folder: where to search.
+        seen: folders, links resolved, that it lies in.
+    """
     seen |= {os.path.realpath(folder)}  # a link to a folder above would go round for ever
     scans = scans_in(folder)
     if is_dicom_series(folder):
@@ -184,7 +192,7 @@ def _search(folder: Path, seen: frozenset[str] = frozenset()) -> list[Path]:
         if part in scans or part.name.startswith(".") or not os.path.isdir(part):
             continue
         if os.path.realpath(part) not in seen:
-            scans += _search(part, seen)
+            scans += scans_below(part, seen)
     return scans
 
 

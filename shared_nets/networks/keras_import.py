@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,8 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from shared_nets.errors import UsageError, WeightsError
-from shared_nets.files import write_bytes
+from shared_nets.errors import WeightsError
 from shared_nets.networks.fsm import FeatureSimilarityModule
 from shared_nets.networks.xnet import XNet
 
@@ -54,34 +52,6 @@ def load_keras_weights(net: XNet, arrays: Sequence[ArrayLike]) -> None:
             )
         state[key] = values
     net.load_state_dict(state)
-
-
-def import_keras(h5_path: str | os.PathLike[str], output_path: str | os.PathLike[str]) -> None:
-    """
-    Convert a weight file of the original Keras X-Net to a plain state dict of ``XNet()``.
-
-    Args:
-        h5_path: HDF5 file written by Keras' ``save_weights`` or ``save``.
-        output_path: the file to write, read by ``torch.load(weights_only=True)``. It appears only when
-            complete; a file of this name is replaced, missing folders are made.
-
-    Raises:
-        WeightsError: if the file is missing, not HDF5, not written by Keras, or not an X-Net.
-        UsageError: if the two paths are one file.
-        OutputError: if the output cannot be written.
-    """
-    source, output = Path(h5_path), Path(output_path)
-    if source.resolve() == output.resolve():
-        raise UsageError(f"{source} would be overwritten by its own conversion: give another output file.")
-    arrays = read_keras_h5(source)
-    net = XNet()
-    try:
-        load_keras_weights(net, arrays)
-    except WeightsError as error:
-        raise WeightsError(f"{source} cannot be imported: {error}") from error
-    buffer = io.BytesIO()
-    torch.save(net.state_dict(), buffer)
-    write_bytes(output, buffer.getvalue())
 
 
 def read_keras_h5(path: str | os.PathLike[str]) -> list[np.ndarray]:

@@ -14,6 +14,8 @@ from shared_nets.errors import WeightsError
 from shared_nets.inference.eight_bits import in_eight_bits
 from shared_nets.inference.ranges import RANGES, read_ranges
 from shared_nets.inference.rewrites import rewrite
+from shared_nets.networks import XNet, load_keras_weights
+from shared_nets.networks.keras_import import read_keras_h5
 from shared_nets.release.exports import bundle_network
 from shared_nets.weights import (
     CURRENT,
@@ -140,4 +142,30 @@ def convert_weights(source: str | Path, output: str | Path, half: bool = False) 
         OutputError: if it cannot be written.
     """
     save_weights(read_state(source), output, half=half)
+    return Path(output)
+
+
+def import_keras(source: str | Path, output: str | Path) -> Path:
+    """
+    Convert a weight file of the original Keras X-Net to weights of ``XNet()``.
+
+    Args:
+        source: HDF5 file written by Keras' ``save_weights`` or ``save``.
+        output: a ``.pt`` or ``.safetensors`` file. It appears only when complete; a file of this name is
+            replaced, missing folders are made.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        WeightsError: if ``source`` is missing, not HDF5, not written by Keras, or not an X-Net, or ``output``
+            has another ending.
+        OutputError: if ``output`` cannot be written.
+    """
+    network = XNet()
+    try:
+        load_keras_weights(network, read_keras_h5(source))
+    except WeightsError as error:
+        raise WeightsError(f"{source} cannot be imported: {error}") from error
+    save_weights(network.state_dict(), output)
     return Path(output)

@@ -212,6 +212,18 @@ def test_loose_files_go_together_by_name(tmp_path: Path) -> None:
     assert [Path(what).name for what, _ in found.left_out] == ["q9_mask.nii.gz"]
 
 
+def test_hidden_folders_hold_no_scans_and_linked_ones_do(tmp_path: Path) -> None:
+    """A DataLad clone has its files under .git/annex, linked to where they belong."""
+    elsewhere = trees.loose(tmp_path / "elsewhere")
+    clone = tmp_path / "clone"
+    (clone / ".git" / "annex").mkdir(parents=True)
+    (clone / ".git" / "annex" / "MD5E-s0--p7_T1w.nii.gz").touch()
+    os.symlink(elsewhere, clone / "linked")
+    found = read_folder(clone)
+    assert sorted(by_name(found.training)) == [f"p{n}_T1w" for n in range(1, 6)]
+    assert ".git" not in f"{found.test} {found.left_out}"
+
+
 def test_all_masks_of_a_scan_are_its_label(tmp_path: Path) -> None:
     for name in ("p1_T1w", "p1_mask", "p1_T1w_lesion", "p2_T1w", "p2_mask"):
         (tmp_path / f"{name}.nii.gz").touch()

@@ -13,8 +13,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from shared_nets import XNet, load_keras_weights
-from shared_nets.errors import OutputError, UsageError, WeightsError
-from shared_nets.networks.keras_import import import_keras, read_keras_h5
+from shared_nets.errors import OutputError, WeightsError
+from shared_nets.networks.keras_import import read_keras_h5
+from shared_nets.release.provenance import import_keras
+from shared_nets.weights import load_weights
 from tests.networks.oracle import weights as oracle
 
 NAMES = {
@@ -250,15 +252,16 @@ class TestReadKerasH5:
 
 
 class TestImportKeras:
-    def test_file_loads_into_xnet(self, h5: Path, net: XNet, blank: XNet, tmp_path: Path) -> None:
-        output = tmp_path / "models" / "model.pt"
+    @pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+    def test_file_loads_into_xnet(self, h5: Path, net: XNet, blank: XNet, tmp_path: Path, name: str) -> None:
+        output = tmp_path / "models" / name
         import_keras(h5, output)
         other = copy.deepcopy(blank).eval()
-        other.load_state_dict(torch.load(output, weights_only=True))
+        other.load_state_dict(load_weights(output))
         x = torch.rand(1, 1, 32, 48)
         with torch.inference_mode():
             assert torch.equal(net(x), other(x))
-        assert os.listdir(output.parent) == ["model.pt"]
+        assert os.listdir(output.parent) == [name]
 
     def test_another_network(self, weights: list[oracle.Weight], tmp_path: Path) -> None:
         path = write_h5(tmp_path / "unet.h5", weights[:50])
@@ -268,15 +271,15 @@ class TestImportKeras:
 
     def test_does_not_overwrite_its_input(self, h5: Path) -> None:
         before = h5.stat().st_size
-        with pytest.raises(UsageError, match="would be overwritten"):
-            import_keras(h5, h5.parent / ".." / h5.parent.name / h5.name)
+        with pytest.raises(WeightsError, match=r"name it \.pt or \.safetensors"):
+            import_keras(h5, h5)
         assert h5.stat().st_size == before
 
-    @pytest.mark.parametrize("output", ["a_folder", "a_file/model.pt"])
+    @pytest.mark.parametrize("output", ["a_folder.pt", "a_file/model.pt"])
     def test_output_that_cannot_be_written(self, h5: Path, tmp_path: Path, output: str) -> None:
-        (tmp_path / "a_folder").mkdir()
+        (tmp_path / "a_folder.pt").mkdir()
         (tmp_path / "a_file").write_text("kept")
         with pytest.raises(OutputError, match="cannot be written"):
             import_keras(h5, tmp_path / output)
-        assert sorted(os.listdir(tmp_path)) == ["a_file", "a_folder"]
+        assert sorted(os.listdir(tmp_path)) == ["a_file", "a_folder.pt"]
         assert (tmp_path / "a_file").read_text() == "kept"
