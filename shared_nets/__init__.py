@@ -40,7 +40,7 @@ __all__ = [
     "is_true",
     "load_keras_weights",
 ]
-_SUBPACKAGES = (
+_PARTS = (
     "annotation",
     "data",
     "devices",
@@ -52,6 +52,8 @@ _SUBPACKAGES = (
     "release",
     "simulation",
     "training",
+    "versions",
+    "weights",
 )
 
 
@@ -60,6 +62,6 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         place = "inference" if name == "LesionSegmenter" else "networks"
         return getattr(import_module(f"shared_nets.{place}"), name)
-    if name in _SUBPACKAGES:
+    if name in _PARTS:
         return import_module(f"shared_nets.{name}")
     raise AttributeError(f"module 'shared_nets' has no attribute {name!r}")

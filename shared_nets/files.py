@@ -214,7 +214,10 @@ def held(folder: Path, part: int = 1, parts: int = 1) -> Iterator[None]:
         parts: how many processes the run has.
 
     Raises:
-        OutputError: if another run is writing there.
+        OutputError: if another run is writing there, or nothing can be written.
+
+    Warns:
+        UserWarning: if the folder's file system has no locks.
     """
     locks = folder / _RUNS
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Lower precisions than float32: where they pay, and bfloat16, which is half precision here, on a CPU."""
+"""Lower precisions than float32: where they pay, and bfloat16 on a CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def half_pays(device: torch.device | str) -> bool:
+def bfloat16_pays(device: torch.device | str) -> bool:
     """
     Whether bfloat16 is faster than float32: on GPUs and CPUs that have instructions for it.
 

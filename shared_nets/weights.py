@@ -210,6 +210,7 @@ def restore_shipped(bundle_root: str | Path) -> Path:
     Raises:
         WeightsError: if the released file is missing, damaged, or not the one that metadata.json names by
             its SHA-256; ``model.pt`` is then unchanged.
+        UsageError: if metadata.json is missing or damaged.
         OutputError: if ``model.pt`` cannot be written.
     """
     current = Path(bundle_root, CURRENT)

@@ -219,8 +219,9 @@ def finetune(
                 raise UsageError(f"--set {key}: use --{key.replace('_', '-')}.")
     from shared_nets.experiments.crossvalidation import Experiment, read_recipe
     from shared_nets.experiments.finetuning import before_and_after, before_and_after_text
+    from shared_nets.weights import CURRENT
 
-    start = pretrained or folder / "models" / "model.pt"
+    start = pretrained or folder / CURRENT
     tuned: dict[str, Any] = {"pretrained": plain_path(start)} | ({"frozen": frozen} if frozen else {})
     if learning_rate is not None or not any("learning_rate" in read_recipe(path) for path in recipes):
         tuned["learning_rate"] = 1e-4 if learning_rate is None else learning_rate
@@ -229,6 +230,6 @@ def finetune(
     before, after = before_and_after(tuning, fold, start)
     which = "held-out" if evaluate_on is EvaluateOn.validation else "test"
     print(before_and_after_text(before, after, which))
-    print(f"Weights: {(output / f'fold{fold}' / 'models' / 'model.pt').resolve()}")
+    print(f"Weights: {(output / f'fold{fold}' / CURRENT).resolve()}")
     if (before["status"] != "ok").any() or (after["status"] != "ok").any():
         raise typer.Exit(1)

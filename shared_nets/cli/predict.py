@@ -161,8 +161,8 @@ def predict(
         "cpu_precision": cpu_precision and cpu_precision.value,
         "shard": shard,
         "weights": weights and plain_path(weights),
-        "participants": _labels(participant_label),
-        "sessions": _labels(session),
+        "participants": participant_label,
+        "sessions": session,
     }
     switches = {
         "save_probability": save_probability,
@@ -186,8 +186,3 @@ def predict(
     with told_as_a_wrong_command():
         check_settings(folder, settings)
     run_inference(folder, settings)
-
-
-def _labels(options: list[str] | None) -> list[str]:
-    labels = [label.strip() for option in options or () for label in option.split(",")]
-    return [label for label in labels if label]

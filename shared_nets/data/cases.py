@@ -183,7 +183,7 @@ def _read_bids(
 
 
 def _labels(labels: Any) -> list[str]:
-    """Labels as a command line gives them: none, one, or several."""
-    if labels is None or labels == "":
-        return []
-    return [str(label) for label in labels] if isinstance(labels, (list, tuple)) else [str(labels)]
+    """Labels as a command line gives them: none, one, or several, with commas between them or not."""
+    given = labels if isinstance(labels, (list, tuple)) else [labels]
+    parts = [part.strip() for label in given if label is not None for part in str(label).split(",")]
+    return [part for part in parts if part]

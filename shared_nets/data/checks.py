@@ -190,7 +190,7 @@ def check_affine(header: Any, affine: NDArray[Any], path: str) -> None:
         path: the file, for the message.
 
     Raises:
-        ScanGeometryError: if it is not finite or is singular.
+        ScanGeometryError: if there is none, or it is not finite or is singular.
 
     Warns:
         ScanWarning: if neither sform nor qform is set, so that axes are taken as nibabel does (x to the left,
@@ -477,7 +477,7 @@ def check_same_grid(mask: Grid, scan: Grid) -> None:
     """
     if mask.shape != scan.shape:
         what = f"{times(mask.shape)} against {times(scan.shape)} voxels"
-    elif (moved := corner_distance(mask.affine, scan.affine, mask.shape)) > GRID_TOLERANCE_MM:
+    elif not (moved := corner_distance(mask.affine, scan.affine, mask.shape)) <= GRID_TOLERANCE_MM:
         what = f"corners up to {moved:.1f} mm apart"
     else:
         return

@@ -6,6 +6,7 @@ Files are read by MONAI's readers; their libraries are the optional extra ``form
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +26,7 @@ from shared_nets.errors import (
     UnreadableScanError,
     warn_of_scan,
 )
+from shared_nets.files import sha256
 
 Scan: TypeAlias = "str | os.PathLike[str] | SpatialImage | MetaTensor"
 
@@ -33,6 +35,8 @@ NRRD_SUFFIXES = (".nrrd", ".nhdr")
 OTHER_SUFFIXES = META_SUFFIXES + NRRD_SUFFIXES
 UNREAD_SUFFIXES = (".mgz", ".mgh", ".img", ".img.gz")
 """Scans that no reader here takes: FreeSurfer's, and pairs of ``.img`` and ``.hdr``."""
+
+_VOXELS_BESIDE = (".mhd", ".nhdr")  # headers whose voxels lie in another file
 
 # World axes of a NRRD file's "space" that point away from RAS.
 _NRRD_FLIPS = {
@@ -258,3 +262,26 @@ def _is_dicom(path: str | Path) -> bool:
             return stream.read(132)[128:] == b"DICM"
     except OSError:
         return False
+
+
+def hash_scan(path: Path) -> str:
+    """
+    The SHA-256 of a scan's content, in hexadecimal: of its file, or of all its files in order.
+
+    Args:
+        path: a file, or the folder of a DICOM series.
+
+    Raises:
+        ScanNotFoundError: if it is not there or cannot be read.
+    """
+    try:
+        if path.is_dir():
+            parts = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        elif path.suffix.lower() in _VOXELS_BESIDE:
+            parts = sorted(p for p in path.parent.iterdir() if p.name.startswith(f"{path.stem}."))
+        else:
+            parts = [path]
+        digests = [sha256(p) for p in parts]
+    except OSError as error:
+        raise ScanNotFoundError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

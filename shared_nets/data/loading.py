@@ -74,8 +74,8 @@ class LoadScand(MapTransform):
     A case's ``image`` is a path, a list of one path, or for two modalities: ``[DWI, FLAIR]`` with ``None``
     for one that is missing, or one path. That one file is a stack (X, Y, Z, 2), or DWI alone, or FLAIR alone
     if its name says so; a FLAIR of the same file name in a folder ``flair`` beside it goes with it. FLAIR is
-    resampled onto the DWI's grid, zeros where it does not reach; a missing modality is a channel of zeros.
-    A file with a ``.bval`` beside it is a diffusion series, and no stack.
+    resampled onto the DWI's grid, its background where it does not reach; a missing modality is a channel of
+    zeros. A file with a ``.bval`` beside it is a diffusion series, and no stack.
     In a path's place may stand an image in memory: nibabel's, or a MetaTensor.
 
     The result is a float32 MetaTensor (modalities, X, Y, Z) in the file's own orientation. Its meta names the
@@ -362,8 +362,8 @@ def resample_to(moving: Volume, fixed: Volume) -> NDArray[np.float32]:
         (volumes, X, Y, Z) on the grid of ``fixed``.
 
     Raises:
-        ScanMismatchError: if the two hardly overlap in space, or nothing but zeros of ``moving`` is in the
-            overlap.
+        ScanMismatchError: if the two hardly overlap in space, or nothing but background of ``moving`` is in
+            the overlap.
     """
     shape = fixed.array.shape[1:]
     check_overlap(fixed.grid, moving.grid)

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from shared_nets.affine import voxel_ml
 from shared_nets.arrays import as_array
-from shared_nets.errors import MaskError, ScanGeometryError, ScanMismatchError
+from shared_nets.errors import MaskError, ScanGeometryError, ScanMismatchError, times
 
 METRICS = (
     "dice",
@@ -214,8 +214,8 @@ def checked(
     predicted, reference = as_mask(pred, f"{name}: the prediction"), as_mask(label, f"{name}: the reference")
     if predicted.shape != reference.shape:
         raise ScanMismatchError(
-            f"{name}: the prediction has {size_text(predicted)} voxels and the reference "
-            f"{size_text(reference)}; resample one onto the other's grid."
+            f"{name}: the prediction has {times(predicted.shape)} voxels and the reference "
+            f"{times(reference.shape)}; resample one onto the other's grid."
         )
     matrix = as_array(affine).astype(np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or voxel_ml(matrix) == 0:
@@ -239,8 +239,3 @@ def as_mask(values: ArrayLike, what: str) -> BoolArray:
     if (odd := array[~mask & (array != 0)]).size:
         raise MaskError(f"{what} is not binary (it holds {odd[0]:g}); save it with 0 and 1 only.")
     return mask
-
-
-def size_text(mask: BoolArray) -> str:
-    """``X×Y×Z``."""
-    return "×".join(str(n) for n in mask.shape)

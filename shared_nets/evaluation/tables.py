@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 from shared_nets.arrays import as_array
-from shared_nets.errors import ScanMismatchError, ScanNotFoundError, UsageError
+from shared_nets.data.checks import Grid, check_same_grid
+from shared_nets.errors import ScanNotFoundError, UsageError
 from shared_nets.evaluation.metrics import (
     METRICS,
     UNDEFINED_WHEN_EMPTY,
@@ -62,11 +63,11 @@ def measure_case(output: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"{name}: there is no {absent[0]} to evaluate; give every scan a reference mask.")
     pred, label = output["pred"], output["label"]
     affine = as_array(pred.affine)
+    reference = Grid(as_array(label.affine), tuple(label.shape[1:]), f"{name}: the reference")
+    check_same_grid(reference, Grid(affine, tuple(pred.shape[1:]), "its scan"))
     case = (pred[0], label[0], affine, name)
-    metrics = case_metrics(*case)
-    check_same_place(affine, as_array(label.affine), pred.shape[1:], name)
     found = reference_lesions(*case)
-    return metrics | {
+    return case_metrics(*case) | {
         FOUND: " ".join(f"{lesion.volume_ml:.6g}" for lesion in found if lesion.overlaps),
         MISSED: " ".join(f"{lesion.volume_ml:.6g}" for lesion in found if not lesion.overlaps),
     }
@@ -98,32 +99,6 @@ def measure_slices(output: Mapping[str, Any]) -> dict[str, Any]:
     return {"lesion_slices": len(label)} | {
         f"slice_{key}": float(values.mean()) if len(values) else np.nan for key, values in overlaps.items()
     }
-
-
-def check_same_place(
-    affine: NDArray[Any], other: NDArray[Any], shape: Sequence[int], name: str, tolerance: float = 0.5
-) -> None:
-    """
-    Refuse two grids of one shape that lie differently, such as a mask saved flipped.
-
-    Args:
-        affine: 4×4 voxel-to-world matrix in mm of the prediction.
-        other: the same of the reference.
-        shape: voxels along each axis of both.
-        name: what to call the case in the message.
-        tolerance: how far, in voxels, a corner may be off; half a voxel is what rounding to the nearest
-            voxel cannot tell.
-
-    Raises:
-        ScanMismatchError: if a corner of one grid is farther from the other's than ``tolerance``.
-    """
-    corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*(n - 1 for n in shape), 1]
-    off = np.abs(np.linalg.solve(affine, other @ corners.T) - corners.T).max()
-    if not off <= tolerance:
-        raise ScanMismatchError(
-            f"{name}: the reference lies up to {off:.1f} voxels away from the scan; "
-            f"save it with the scan's affine or resample it onto the scan's grid."
-        )
 
 
 def summarise(

@@ -26,16 +26,17 @@ from shared_nets.bundles import check_parts, plain_path, read_object
 from shared_nets.data import read_folds
 from shared_nets.data.cases import trained_and_validated
 from shared_nets.data.datalist import relative_to
+from shared_nets.data.formats import hash_scan
 from shared_nets.data.names import Case, paths_of, subject_of
 from shared_nets.data.splits import number_of_folds, tell_shared_subjects
 from shared_nets.errors import ScanNotFoundError, UsageError, WeightsError, instead
 from shared_nets.evaluation import read_cases
 from shared_nets.files import held, sha256, write_json
 from shared_nets.inference.cohort import SUMMARY
-from shared_nets.inference.records import hash_scan
+from shared_nets.training.handlers import LAST
 from shared_nets.training.record import environment
 from shared_nets.training.start import LEAST, check_training, start_from
-from shared_nets.weights import save_weights
+from shared_nets.weights import CURRENT, save_weights
 
 OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "ckpt_dir", "resume", "weights", "evaluate_on"}
 """Values that an experiment sets itself, beside those in its ``silent``."""
@@ -52,6 +53,9 @@ TOLD = {
     "pretrained_sha256": "weights to start from",
 }
 """What settings of ``experiment.json`` are called in messages, where not by their key."""
+
+TRAINED = "trained.json"
+"""In a fold's folder: that its training has ended, and how long it was."""
 
 PLACE = ("device", "workers", "cache_gb")
 """Settings of train.json that say where a training runs: an experiment may go on with others. With another
@@ -258,9 +262,7 @@ class Experiment:
             differ = [key for key in now if before.get(key) != now[key]]
             if not differ:
                 return
-            if any(
-                any(self.output.glob(f"fold[0-9]*/{name}")) for name in ("models/last.ckpt", "trained.json")
-            ):
+            if any(any(self.output.glob(f"fold[0-9]*/{name}")) for name in (f"models/{LAST}", TRAINED)):
                 what = [TOLD.get(key, key) for key in differ]
                 raise UsageError(
                     f"{self.output} holds an experiment with other {' and '.join(what)}: choose another "
@@ -286,9 +288,9 @@ class Experiment:
     def train(self, fold: int) -> None:
         """Train one fold, from its last epoch on when it has one."""
         folder = self.fold_folder(fold)
-        if (folder / "trained.json").is_file():
+        if (folder / TRAINED).is_file():
             return
-        checkpoint = folder / "models" / "last.ckpt"
+        checkpoint = folder / "models" / LAST
         workflow = self.workflow([], fold, output_dir=plain_path(folder), resume=checkpoint.is_file())
         # What is trained, with all settings in place.
         write_json(folder / "config.json", workflow.parser.get())
@@ -304,7 +306,7 @@ class Experiment:
             "slices": last["trainer"]["epoch"] * slices_of_an_epoch(workflow.parser),
         }
         shutil.rmtree(folder / "cache", ignore_errors=True)
-        write_json(folder / "trained.json", trained)
+        write_json(folder / TRAINED, trained)
 
     def evaluate(self, fold: int, weights: Path | None = None, name: str = "evaluation") -> Path:
         """
@@ -322,8 +324,8 @@ class Experiment:
         table = self.table(fold, name)
         if self.is_finished(fold, name):
             return table
-        kept = "model.pt" if self.weights == "best" else "last.safetensors"
-        trained = self.fold_folder(fold) / "models" / kept
+        kept = CURRENT if self.weights == "best" else "models/last.safetensors"
+        trained = self.fold_folder(fold) / kept
         workflow = self.workflow(
             ["evaluate.json"],
             fold,

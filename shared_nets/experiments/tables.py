@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shared_nets import networks
 from shared_nets.errors import UsageError, few
-from shared_nets.experiments.crossvalidation import Experiment
+from shared_nets.experiments.crossvalidation import TRAINED, Experiment
 from shared_nets.experiments.methods import Comparison, Method
 from shared_nets.files import write_text
 
@@ -228,8 +228,8 @@ def seconds(net: nn.Module, x: torch.Tensor) -> float:
 
 
 def budget(experiment: Experiment, folds: Iterable[int]) -> dict[str, float]:
-    """How long an experiment's folds were trained: ``epochs`` and ``slices`` a fold; how many ``folds``."""
-    paths = [experiment.fold_folder(fold) / "trained.json" for fold in folds]
+    """How many ``folds`` were trained; ``epochs`` and ``slices`` of the longest of them."""
+    paths = [experiment.fold_folder(fold) / TRAINED for fold in folds]
     runs: list[dict[str, Any]] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return {
         "folds": len(runs),

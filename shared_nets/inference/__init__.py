@@ -15,6 +15,7 @@ from shared_nets.inference.lesions import (
 from shared_nets.inference.masks import HysteresisThresholdd, RemoveSmallLesionsd
 from shared_nets.inference.outputs import LesionWriter, write_nifti, write_table
 from shared_nets.inference.picture import lesion_sheet
+from shared_nets.inference.ranges import ranges_beside
 from shared_nets.inference.records import Records
 from shared_nets.inference.rewrites import rewrite
 from shared_nets.inference.segmenter import LesionSegmenter, Segmentation
@@ -38,6 +39,7 @@ __all__ = [
     "label_lesions",
     "lesion_sheet",
     "measure_lesions",
+    "ranges_beside",
     "rewrite",
     "write_nifti",
     "write_table",

@@ -26,7 +26,7 @@ from shared_nets.inference.eight_bits import in_eight_bits
 from shared_nets.inference.ranges import read_ranges
 from shared_nets.inference.rewrites import rewrite
 from shared_nets.memory import keep_freed_memory
-from shared_nets.precision import half_pays, has_vnni, in_bfloat16
+from shared_nets.precision import bfloat16_pays, has_vnni, in_bfloat16
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -174,7 +174,7 @@ _WITHOUT = {
 
 def _has_instructions_for(precision: CpuPrecision) -> bool:
     if precision is CpuPrecision.bfloat16:
-        return half_pays("cpu")
+        return bfloat16_pays("cpu")
     return precision is not CpuPrecision.int8 or has_vnni()
 
 
@@ -264,15 +264,15 @@ def _openvino_core() -> Any:
 
 
 def _openvino(network: nn.Module, example: Tensor) -> Run:
-    half = isinstance(network, InBfloat16)
+    bfloat16 = isinstance(network, InBfloat16)
     # Traced here, because OpenVINO would trace it twice and compare: half of the time to convert it. What is
     # rounded to bfloat16 it decides itself, from a graph of float32; so too what becomes 8 bits, from a graph
     # that rounds.
-    traced = torch.jit.trace(network.network if half else network, example, check_trace=False)
+    traced = torch.jit.trace(network.network if bfloat16 else network, example, check_trace=False)
     model = import_openvino().convert_model(traced, input=[-1, *example.shape[1:]])
     settings = {
         # By itself it takes bfloat16 where the CPU has it.
-        "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
         # It would bind its threads to the first cores, and processes side by side would share these.

@@ -148,7 +148,7 @@ class Cohort:
             The table's rows.
 
         Raises:
-            UsageError: if the output folder is another BIDS dataset.
+            UsageError: if the output folder is another BIDS dataset, or there is no such shard.
             SystemExit: with code 1 if a scan failed or the output folder cannot be written, 130 after Ctrl-C
                 and 143 after SIGTERM; all has been told by then.
         """

@@ -6,7 +6,6 @@ The JSON file beside a mask is BIDS's sidecar of it; by it a later run knows tha
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_nets import NOTICE, __version__, files
+from shared_nets.data.formats import hash_scan
 from shared_nets.data.names import paths_of
 from shared_nets.errors import OutputError, ScanNotFoundError, UsageError
 from shared_nets.inference.derivatives import Derivatives
@@ -28,8 +28,6 @@ from shared_nets.inference.outputs import (
     result_path,
 )
 from shared_nets.weights import sha256
-
-_OTHER_FILES_OF = (".mhd", ".nhdr")  # headers whose voxels lie in a file beside them
 
 Case = Mapping[str, Any]
 
@@ -196,29 +194,6 @@ class Records:
                     path.unlink()
             except OSError as error:
                 raise OutputError(f"{path} cannot be removed: {files.reason(error)}") from error
-
-
-def hash_scan(path: Path) -> str:
-    """
-    The SHA-256 of a scan's content, in hexadecimal: of its file, or of all its files in order.
-
-    Args:
-        path: a file, or the folder of a DICOM series.
-
-    Raises:
-        ScanNotFoundError: if it is not there or cannot be read.
-    """
-    try:
-        if path.is_dir():
-            parts = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-        elif path.suffix.lower() in _OTHER_FILES_OF:
-            parts = sorted(p for p in path.parent.iterdir() if p.name.startswith(f"{path.stem}."))
-        else:
-            parts = [path]
-        digests = [files.sha256(p) for p in parts]
-    except OSError as error:
-        raise ScanNotFoundError(f"{path} cannot be read ({error.strerror}): check the path.") from error
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _made_by(bundle_root: Path, weights: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from shared_nets.bundles import check_parts, read_metadata
 from shared_nets.errors import UsageError
 from shared_nets.files import write_bytes
 from shared_nets.inference.backends import import_openvino
+from shared_nets.versions import check_version
 from shared_nets.weights import CURRENT, load_into, released_sha256, sha256
 
 INPUT, OUTPUT = "image", "pred"
@@ -72,9 +73,10 @@ def bundle_network(bundle: str | Path) -> nn.Module:
         bundle: the bundle's folder.
 
     Raises:
-        UsageError: if the folder is no bundle.
+        UsageError: if the folder is no bundle, or made for another version of this package.
     """
     check_parts(Path(bundle), "to build a network from", ("configs/inference.json",))
+    check_version(Path(bundle))
     parser = ConfigParser()
     parser.read_config(Path(bundle, "configs", "inference.json"))
     parser["bundle_root"] = str(bundle)

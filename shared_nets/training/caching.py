@@ -43,11 +43,11 @@ def cached(
             the files or folders that it names has changed.
         quiet: no progress bar.
 
-    Raises:
-        UsageError: if the preprocessing has a lambda, which ``cache_dir`` cannot tell from another.
-
     Returns:
         MONAI's ``CacheDataset`` (in memory), ``PersistentDataset`` (on disk) or ``Dataset`` (neither).
+
+    Raises:
+        UsageError: if the preprocessing has a lambda, which ``cache_dir`` cannot tell from another.
     """
     if not data:
         return Dataset([], transform)

@@ -21,6 +21,9 @@ from tqdm import tqdm
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.weights import check_finite, save_state, save_weights
 
+BEST = "model.pt"
+"""The weights of the best epoch."""
+
 LAST = "last.ckpt"
 """What a run goes on from. Not ``last.pt``: MONAI Label would offer it as weights."""
 _NEVER = -1  # MONAI's best_metric_epoch before the first validation
@@ -71,7 +74,7 @@ class Checkpoints:
         validator: Engine | None = None,
         resume: bool = False,
     ) -> None:
-        self.best = Path(folder) / "model.pt"
+        self.best = Path(folder) / BEST
         self.last = Path(folder) / LAST
         self.network = network
         self.state = {"network": network, **state}
@@ -254,7 +257,7 @@ class Progress:
     """
 
     def __init__(self, folder: str, validator: Engine | None = None) -> None:
-        self.weights = Path(folder) / "model.pt"
+        self.weights = Path(folder) / BEST
         self.validator: Any = validator
 
     def attach(self, engine: Engine) -> None:

@@ -30,7 +30,7 @@ from shared_nets.bundles import Model
 from shared_nets.devices import check_device, local_device
 from shared_nets.errors import UsageError, WeightsError, tell_errors_in_words
 from shared_nets.networks import CNNRes, XNet
-from shared_nets.precision import half_pays
+from shared_nets.precision import bfloat16_pays
 from shared_nets.simulation import (
     Anatomy,
     LesionShape,
@@ -289,7 +289,7 @@ class Run:
         self.tissue_head = nn.Conv2d(self.head.in_channels, len(TISSUES), kernel_size=1).to(self.device)
         prepared(self.network.to(self.device), self.device)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
-        self.half = half_pays(self.device)
+        self.bfloat16 = bfloat16_pays(self.device)
         self.parameters = [*self.network.parameters(), *self.tissue_head.parameters()]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.learning_rate, weight_decay=1e-4)
         self.steps, self.slices, self.minutes = 0, 0, 0.0
@@ -311,8 +311,8 @@ class Run:
         batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
         image = batch["image"].contiguous(memory_format=torch.channels_last)
         features: list[Tensor] = []
-        half = torch.autocast(self.device.type, torch.bfloat16) if self.half else nullcontext()
-        with half, _inputs_of(self.head, features):
+        precision = torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
+        with precision, _inputs_of(self.head, features):
             logits = self.network(image)
             tissues = self.tissue_head(features[0])
         loss = detection_loss(logits.float(), batch["label"], batch["tissue"])

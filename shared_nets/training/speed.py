@@ -1,4 +1,4 @@
-"""What makes training fast without changing what is learned: memory and its layout, half precision."""
+"""What makes training fast without changing what is learned: memory and its layout, bfloat16."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared_nets.precision import in_bfloat16
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def prepared(network: Network, device: torch.device | str, half: bool = False) -> Network:
+def prepared(network: Network, device: torch.device | str, bfloat16: bool = False) -> Network:
     """
     A network laid out for fast training.
 
@@ -22,13 +22,13 @@ def prepared(network: Network, device: torch.device | str, half: bool = False) -
         device: that device. Kernels are kept channels last, which convolutions on CPUs and on GPUs with
             tensor cores like best. On a CPU the process keeps freed memory from then on, see
             :func:`~shared_nets.memory.keep_freed_memory`.
-        half: on a CPU, compute in bfloat16 where autocast says it is safe; weights stay float32. On a GPU the
+        bfloat16: on a CPU, compute in it where autocast says it is safe; weights stay float32. On a GPU the
             trainer's ``amp`` does it.
     """
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
     on_cpu = torch.device(device).type == "cpu"
     if on_cpu:
         keep_freed_memory()
-    if half and on_cpu:
+    if bfloat16 and on_cpu:
         network.forward = in_bfloat16(network.forward)
     return network

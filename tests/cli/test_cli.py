@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from shared_nets import XNet, __version__, load_keras_weights
 from shared_nets.cli import app
-from shared_nets.precision import half_pays
+from shared_nets.precision import bfloat16_pays
 from tests.commands import Running, bundle, start, strokeseg
 from tests.heads import head, lesion_mask, write
 from tests.networks.oracle.weights import keras_weights
@@ -258,7 +258,7 @@ def test_bfloat16_is_done_and_recorded_or_refused(trees: Folders, bundles: Folde
         "predict", "--model", "xnet", "--bundle", bundles["xnet"], "--output", tmp_path / "out", "--quiet",
         "--device", "cpu", "--backend", "torch", "--cpu-precision", "bfloat16", trees["xnet"] / "imagesTs",
     )  # fmt: skip
-    if half_pays("cpu"):
+    if bfloat16_pays("cpu"):
         assert (done.code, done.err) == (0, "")
         sidecar = json.loads((tmp_path / "out" / "case1_label-lesion_mask.json").read_text())
         assert sidecar["Settings"]["precision"] == "bfloat16"

@@ -846,6 +846,7 @@ def test_in_a_bids_dataset_the_suffix_says_what_a_scan_shows(
         ({"participants": "01"}, ["sub-01"]),
         ({"participants": ["sub-01"]}, ["sub-01"]),
         ({"participants": ["02"], "sessions": "ses-b"}, ["sub-02_ses-b"]),
+        ({"participants": "01, 02", "sessions": ["b,"]}, ["sub-02_ses-b"]),
         ({"sessions": ["a", "b"]}, ["sub-02_ses-a_run-1", "sub-02_ses-a_run-2", "sub-02_ses-b"]),
     ],
 )

@@ -183,7 +183,7 @@ def test_unknown_backend(tiny: nn.Module) -> None:
 
 @pytest.fixture
 def a_cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "half_pays", lambda device: True)
+    monkeypatch.setattr(backends, "bfloat16_pays", lambda device: True)
 
 
 @pytest.mark.usefixtures("a_cpu_with_bfloat16")
@@ -212,7 +212,7 @@ def test_bfloat16_by_auto_is_never_onnx_runtimes(tiny: nn.Module, monkeypatch: p
 
 
 def test_bfloat16_is_refused_where_it_cannot_pay(tiny: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "half_pays", lambda device: False)
+    monkeypatch.setattr(backends, "bfloat16_pays", lambda device: False)
     with pytest.raises(UsageError, match="no instructions for bfloat16"):
         for_inference(tiny, "torch", cpu_precision="bfloat16")
     with pytest.raises(UsageError, match=r"^onnxruntime does not compute in bfloat16: leave it out, or"):

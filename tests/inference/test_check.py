@@ -76,12 +76,12 @@ def test_its_own_errors_are_told_too(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_precisions_without_instructions_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "half_pays", lambda device: False)
+    monkeypatch.setattr(backends, "bfloat16_pays", lambda device: False)
     with pytest.raises(UsageError, match="no instructions for bfloat16"):
         check_run(tmp_path / "out", device="cpu", cpu_precision="bfloat16")
     assert not (tmp_path / "out").exists()
     check_run(tmp_path / "out", device="cpu", cpu_precision="float32")
-    monkeypatch.setattr(backends, "half_pays", lambda device: True)
+    monkeypatch.setattr(backends, "bfloat16_pays", lambda device: True)
     check_run(tmp_path / "out", device="cpu", cpu_precision="bfloat16")
     with pytest.raises(UsageError, match="onnxruntime does not compute in bfloat16"):
         check_run(tmp_path / "out", device="cpu", backend="onnxruntime", cpu_precision="bfloat16")

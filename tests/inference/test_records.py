@@ -19,10 +19,11 @@ import pytest
 from monai.transforms import Compose, CropForegroundd
 
 from shared_nets.data import ScaleHeadIntensityd, ScanWarning, cranium_mask, find_cases
+from shared_nets.data.formats import hash_scan
 from shared_nets.errors import ScanNotFoundError, UsageError
 from shared_nets.inference import Cohort, LesionWriter, Records, SliceWindowInferer
 from shared_nets.inference.outputs import LABELS_SUFFIX, MASK_SUFFIX, PICTURE_SUFFIX
-from shared_nets.inference.records import Result, hash_scan
+from shared_nets.inference.records import Result
 from shared_nets.inference.report import volume_bars
 from tests.inference.test_cohort import LEFT, RIGHT, Bright, cohort, save
 

@@ -15,7 +15,7 @@ def test_half_precision_rounds_what_is_computed_and_no_weight() -> None:
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 1, 3))
     exact = copy.deepcopy(network)
     x = torch.rand(2, 1, 16, 16)
-    rounded = prepared(network, "cpu", half=True)(x)
+    rounded = prepared(network, "cpu", bfloat16=True)(x)
     assert rounded.dtype is torch.float32
     assert not torch.equal(rounded, exact(x))
     torch.testing.assert_close(rounded, exact(x), rtol=0, atol=0.02)  # bfloat16 has 8 bits: 1 in 256
