@@ -108,7 +108,7 @@ def test_a_run_goes_on_exactly_where_it_was_saved(tmp_path: Path) -> None:
 
 def test_no_batch_pulls_the_weights_far() -> None:
     run, batch = Run(recipe()), random_batch()
-    run.half = False
+    run.bfloat16 = False
     with torch.no_grad():
         run.network.head.weight *= 100  # and with it the gradients of the layers below
     run.step(batch, 0.1)
@@ -135,13 +135,13 @@ def test_a_gpu_is_fed_by_every_core_but_one(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.filterwarnings("ignore:for .* meta parameter")  # the stand-in's name; it does copy
 def test_another_device_takes_over_a_checkpoint_and_learns_the_same(tmp_path: Path) -> None:
     batch, here = random_batch(), Run(recipe())
-    here.half = False  # where the CPU has bfloat16: the stand-in has not
+    here.bfloat16 = False  # where the CPU has bfloat16: the stand-in has not
     here.step(batch, 0.1)
     here.save(tmp_path / "tiny.ckpt")
     here.step(batch, 0.1)
     with second_device() as device:
         there = Run(recipe(), device=device)
-        there.half = False
+        there.bfloat16 = False
         there.load(tmp_path / "tiny.ckpt")
         loss = there.step(batch, 0.1)
         gradients, expected = (
