@@ -131,7 +131,7 @@ def test_an_orientation_written_with_six_digits_takes_the_same_way() -> None:
     affine = grid("oblique", (0.5, 0.5, 1.0))
     noise = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 300, 280, 4), dtype=np.float32))
     exact, *written = (
-        Spacingd("image", (0.8, 0.8, -1.0), mode="bilinear", padding_mode="border")(
+        Spacingd("image", (1.2, 1.2, -1.0), mode="bilinear", padding_mode="border")(
             {"image": MetaTensor(noise, affine=torch.from_numpy(matrix))}
         )["image"]
         for matrix in (affine, affine.round(6), affine.astype(np.float32).astype(np.float64))
