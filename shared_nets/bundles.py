@@ -133,7 +133,7 @@ def plain_path(path: str | os.PathLike[str]) -> str:
     Args:
         path: any, ``~`` included.
     """
-    return str(Path(path).expanduser().absolute())
+    return str(Path(os.path.expanduser(path)).absolute())  # leaves ~x of no user x alone
 
 
 def run_inference(bundle: Path, settings: dict[str, Any]) -> None:

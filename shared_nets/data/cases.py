@@ -163,6 +163,8 @@ def _read_source(
     """Cases by section from a tree or data list, or the loose scans of a folder or file."""
     if path.suffix.lower() == ".json":
         return read_data_list(path, modalities, labelled, section, left_out), []
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise UsageError(f"{path} is no list of scans: give a .txt with a path a line, or a JSON data list.")
     if path.name.lower().endswith(SCAN_SUFFIXES) or os.path.isfile(path):
         return {}, [path]  # even if it is missing or a folder: then this one scan fails, the others go on
     if not os.path.isdir(path):

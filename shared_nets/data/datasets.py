@@ -334,7 +334,7 @@ def files_of(folder: Path) -> list[Path]:
         raise ScanNotFoundError(
             f"{folder} is not there: check the path, which follows the working directory."
         )
-    found = scans_below(folder)
+    found = scans_below(folder, left_out={})
     return sorted(p.absolute() for p in found if p.name.lower().endswith(SCAN_SUFFIXES) and p.is_file())
 
 

@@ -94,7 +94,7 @@ def scans_of(folder: Path, modalities: tuple[str, ...], left_out: LeftOut) -> li
     Raises:
         ScanNotFoundError: if there are none.
     """
-    files = scans_below(folder)
+    files = scans_below(folder, left_out)
     unread = {p for p in files if p.name.lower().endswith(UNREAD_SUFFIXES)}
     if unread:
         why = "they are neither NIfTI, MHA, NRRD nor DICOM"
@@ -116,7 +116,7 @@ def leave_out_astray(root: Path, files: list[Path], modalities: tuple[str, ...],
     for part in list_folder(root):
         is_other = part.name.startswith(".") or part.name in _OTHER_PARTS_OF_BIDS
         if os.path.isdir(part) and not is_other:
-            scans += scans_below(part)
+            scans += scans_below(part, left_out)
     if astray := [p for p in scans if modality_of(p) in modalities and p not in known]:
         why = "they do not lie in sub-*/[ses-*/]anat or dwi, or are of a format that is not read"
         leave_out(left_out, why, astray, root, "name a file itself to have it segmented")
@@ -171,28 +171,36 @@ def of_modalities(
     return scans
 
 
-def scans_below(folder: Path, seen: frozenset[str] = frozenset()) -> list[Path]:
+def scans_below(folder: Path, left_out: LeftOut, seen: set[str] | None = None) -> list[Path]:
     """
     The scans in a folder and all its subfolders, readable or not; a DICOM series is its folder.
 
-    Links to folders are followed, once each way down; what is hidden (``.git``, ``.Trash``) is left out.
+    Each folder is searched once, whatever links lead to it; what is hidden (``.git``, ``.Trash``) is not.
 
     Args:
         folder: where to search.
-        seen: folders, links resolved, that it lies in.
+        left_out: gets the subfolders that cannot be listed.
+        seen: folders that have been searched, links resolved.
+
+    Raises:
+        ScanNotFoundError: if the folder itself cannot be listed.
     """
-    seen |= {os.path.realpath(folder)}  # a link to a folder above would go round for ever
+    seen = set() if seen is None else seen
+    seen.add(os.path.realpath(folder))
     scans = scans_in(folder)
     if is_dicom_series(folder):
         scans.append(folder)
     else:
         scans += [p for p in scans_in(folder, UNREAD_SUFFIXES) if p.is_file()]
-    for part in list_folder(folder):
-        # A folder named like a scan is a scan that fails, as it is when named alone.
-        if part in scans or part.name.startswith(".") or not os.path.isdir(part):
-            continue
+    # A folder named like a scan is a scan that fails, as it is when named alone.
+    parts = [p for p in list_folder(folder) if p not in scans and not p.name.startswith(".")]
+    # Folders before links to them: cases are named by the folders they lie in.
+    for part in sorted(filter(os.path.isdir, parts), key=os.path.islink):
         if os.path.realpath(part) not in seen:
-            scans += scans_below(part, seen)
+            try:
+                scans += scans_below(part, left_out, seen)
+            except ScanNotFoundError:
+                leave_out(left_out, "they cannot be listed", [part], folder, "check their permissions")
     return scans
 
 

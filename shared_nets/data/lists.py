@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,9 +133,11 @@ def read_path_list(path: Path, modalities: tuple[str, ...], labelled: bool) -> t
         UsageError: if it is malformed, or names another list.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        content = path.read_bytes()
+        encoding = "utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+        lines = content.decode(encoding).splitlines()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not a list of scans: it cannot be read as UTF-8 text.") from error
+        raise UsageError(f"{path} is not a list of scans in UTF-8: save it as plain text so.") from error
     except OSError as error:
         raise ScanNotFoundError(f"{path} cannot be read ({error.strerror}): name a list of scans.") from error
     cases: list[Case] = []
@@ -142,7 +145,7 @@ def read_path_list(path: Path, modalities: tuple[str, ...], labelled: bool) -> t
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        words = [word.strip() for word in line.split("\t")]
+        words = [word.strip().strip('"') for word in line.split("\t")]  # as Windows copies a path
         if len(words) > 1:
             item = {"image": [word or None for word in words]}
             cases.append(read_item(item, path.parent, f"{path}: line {number}", modalities, labelled))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from shared_nets import NOTICE, __version__, files
 from shared_nets.data.bids import dataset_root
@@ -47,12 +44,12 @@ class Derivatives:
             UsageError: if it is.
         """
         path = self.output_dir / DESCRIPTION
-        if not path.exists() or not _roots_of(cases):
-            return
-        if _maker(files.read_json(path)) != MAKER:
+        roots = [root.resolve() for root in _roots_of(cases)]
+        is_another = path.exists() and _maker(files.read_json(path)) != MAKER
+        if roots and (is_another or self.output_dir.resolve() in roots):
             raise UsageError(
-                f"{path} is of another dataset, which results would be mixed with: choose another output "
-                f"folder, such as {self.output_dir / 'derivatives' / 'lesions'}."
+                f"{self.output_dir} is another dataset, which results would be mixed with: choose another "
+                f"output folder, such as {self.output_dir / 'derivatives' / 'lesions'}."
             )
 
     def describe(self, cases: Iterable[Case]) -> None:
@@ -111,18 +108,11 @@ def _named_links(description: Mapping[str, Any], uris: Iterable[str]) -> dict[st
     """
     BIDS's DatasetLinks: ``raw``, ``raw2``... and the URI of each dataset.
 
-    Names that earlier runs gave stay, as their sidecars use them, unless the dataset is there no more.
+    Names that earlier runs gave stay, as their sidecars use them; a dataset may only not be mounted now.
     """
-    known = description.get("DatasetLinks") or {}
-    links = {name: uri for name, uri in known.items() if not _is_gone(uri)}
+    links = dict(description.get("DatasetLinks") or {})
     for uri in uris:
         if uri not in links.values():
             free = (f"raw{n}" if n > 1 else "raw" for n in count(1))
             links[next(name for name in free if name not in links)] = uri
     return links
-
-
-def _is_gone(uri: str) -> bool:
-    """Whether a URI is of a folder of this machine that is not there."""
-    parts = urlsplit(uri)
-    return parts.scheme == "file" and not os.path.exists(url2pathname(parts.path))

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from nibabel.spatialimages import SpatialImage
 
-from shared_nets.bundles import Model, bundle_folder, check_settings
+from shared_nets.bundles import Model, bundle_folder, check_settings, plain_path
 from shared_nets.data.formats import Scan
 from shared_nets.errors import UsageError, own_error
 from shared_nets.inference.check import check_limits, check_network
@@ -93,9 +93,9 @@ class LesionSegmenter:
         names = [known.value for known in Model]
         if model not in names:
             raise UsageError(f"{model}: no model has this name; use {' or '.join(names)}.")
-        folder = bundle_folder(Model(model).value, Path(bundle) if bundle else None)
+        folder = bundle_folder(Model(model).value, Path(plain_path(bundle)) if bundle else None)
         settings: dict[str, Any] = {
-            "weights": str(weights) if weights else None,
+            "weights": plain_path(weights) if weights else None,
             "device": device,
             "backend": backend,
             "threshold": threshold,

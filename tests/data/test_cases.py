@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared_nets.data import ScanWarning, case_name, find_cases, modality_of, read_folds, subject_of
+from shared_nets.data import ScanWarning, case_name, find_cases, folders, modality_of, read_folds, subject_of
 from shared_nets.data.cases import left_out_of
 from shared_nets.errors import ScanNotFoundError, UsageError
 
@@ -641,15 +641,39 @@ def test_validation_section_alone_can_be_evaluated(data_list: Any) -> None:
 # ---- nested folders, BIDS, lists of paths ----
 
 
-def test_folders_are_searched_with_all_their_subfolders(make: Any) -> None:
+def test_folders_are_searched_with_all_their_subfolders(
+    make: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     root = make("a.nii", "site/p1/t1.nii.gz", "site/p2/t1.nrrd", "site/p2/deep/er/b.mha", "site/.trash/c.nii")
     (root / "site" / "loop").symlink_to(root)
-    (root / "linked").symlink_to(root / "site" / "p1")
+    (root / "latest").symlink_to(root / "site" / "p1")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "c.nii").touch()
+    (root / "linked").symlink_to(elsewhere)
     found = find_cases(root)
     assert images(found, root) == [
-        "a.nii", "linked/t1.nii.gz", "site/p1/t1.nii.gz", "site/p2/t1.nrrd", "site/p2/deep/er/b.mha",
+        "a.nii", "site/p1/t1.nii.gz", "site/p2/t1.nrrd", "site/p2/deep/er/b.mha", "linked/c.nii",
     ]  # fmt: skip
-    assert names(found) == ["a", "linked_t1", "p1_t1", "p2_t1", "b"]
+    assert names(found) == ["a", "p1_t1", "p2_t1", "b", "c"]
+
+
+def test_a_folder_that_cannot_be_listed_is_left_out(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as lost+found: what else there is can be segmented."""
+    root = make("a.nii", "lost+found/b.nii")
+    listed = folders.list_folder
+
+    def list_folder(folder: Path) -> list[Path]:
+        if folder.name == "lost+found":
+            raise ScanNotFoundError(f"{folder} cannot be listed")
+        return listed(folder)
+
+    monkeypatch.setattr(folders, "list_folder", list_folder)
+    with pytest.warns(ScanWarning, match=r"left out, as they cannot be listed: lost\+found; check"):
+        found = find_cases(root)
+    assert names(found) == ["a"]
+    assert found.left_out == {"they cannot be listed": [str(root / "lost+found")]}
+    with pytest.raises(ScanNotFoundError, match="cannot be listed"):
+        find_cases(root / "lost+found")
 
 
 def test_results_among_the_scans_are_no_scans(make: Any) -> None:
@@ -928,6 +952,7 @@ def test_a_bids_dataset_in_a_list_of_paths_is_one(make: Any, dataset: Path, tmp_
         (b"", ScanNotFoundError, "names no scan"),
         (b"# nothing\n", ScanNotFoundError, "names no scan"),
         (b"\xff\xfe\n", UsageError, "UTF-8"),
+        (b"a\xe9.nii\n", UsageError, "save it as plain text"),
         (b"other.txt\n", UsageError, "line 1 names another list"),
         (b"a.nii\tb.nii\tc.nii\n", UsageError, "line 1 names 3 images"),
         (b"a.nii\nfolder\n", ScanNotFoundError, "folder is not there"),
@@ -940,6 +965,19 @@ def test_malformed_lists_of_paths(tmp_path: Path, content: bytes, error: Any, wo
 
 
 # ---- lists as other programs write them ----
+
+
+def test_a_list_as_windows_writes_it(make: Any) -> None:
+    """PowerShell's ``>`` writes UTF-16, and Explorer copies paths in quotation marks."""
+    root = make("a b.nii", "c.nii")
+    (root / "scans.txt").write_bytes('"a b.nii"\r\nc.nii\r\n'.encode("utf-16"))
+    assert names(find_cases(root / "scans.txt")) == ["a b", "c"]
+
+
+@pytest.mark.parametrize("name", ["participants.tsv", "scans.CSV"])
+def test_a_table_is_no_list(make: Any, name: str) -> None:
+    with pytest.raises(UsageError, match=rf"{name} is no list .*give a \.txt with a path a line"):
+        find_cases(make(name) / name)
 
 
 @pytest.mark.parametrize("text", ["a.nii\n", "# scans\na.nii\n"])

@@ -506,9 +506,10 @@ def test_each_of_several_datasets_has_its_link(run: Run, tmp_path: Path) -> None
     run(find_cases([three, two]))
     assert links() == {"raw": one.as_uri(), "raw2": two.as_uri(), "raw3": three.as_uri()}
     assert source("sub-3") == "bids:raw3:sub-3/anat/sub-3_T1w.nii.gz"
+    # A dataset that is not there now may be on a disk that is not mounted: its name stays its own.
     moved = one.rename(tmp_path / "moved dataset")
     assert run(find_cases(moved)) == []
-    assert links()["raw"] == moved.as_uri()
+    assert (links()["raw"], links()["raw4"]) == (one.as_uri(), moved.as_uri())
 
 
 @pytest.mark.parametrize("made_by", [None, [{"Name": "fMRIPrep"}], "a string"])
@@ -520,9 +521,19 @@ def test_another_dataset_does_not_take_our_results(run: Run, tmp_path: Path, mad
     description = tmp_path / "out" / "dataset_description.json"
     description.write_text(json.dumps({"Name": "Ours", "Authors": ["A"], "GeneratedBy": made_by}))
     there = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    with pytest.raises(UsageError, match=r"description\.json is of another dataset, .*derivatives.lesions\."):
+    with pytest.raises(UsageError, match=r"out is another dataset, .*derivatives.lesions\."):
         run(find_cases(tmp_path / "out"))
     assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == there
+
+
+def test_a_dataset_does_not_take_its_own_results(run: Run, tmp_path: Path) -> None:
+    """Without a description of its own, too: it would be described as derivatives."""
+    anat = tmp_path / "out" / "sub-1" / "anat"
+    anat.mkdir(parents=True)
+    save(anat, "sub-1_T1w", (LEFT,))
+    with pytest.raises(UsageError, match=r"out is another dataset, .*derivatives.lesions\."):
+        run(find_cases(tmp_path / "out"))
+    assert [path.name for path in anat.parents[1].iterdir()] == ["sub-1"]
 
 
 def test_a_scan_named_alone_is_known_by_its_path(run: Run, tmp_path: Path) -> None:
