@@ -434,6 +434,24 @@ def test_impossible_limits_are_told(trees: Folders, bundles: Folders, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+@both
+def test_weights_of_another_sum_are_refused(
+    trees: Folders, bundles: Folders, tmp_path: Path, name: str
+) -> None:
+    """Nothing is written; with the file's own sum the same command runs."""
+    weights = bundles[name] / "models" / "model.pt"
+    settings = {
+        "config_file": config(bundles[name], "inference"), "bundle_root": bundles[name], "quiet": True,
+        "dataset_dir": trees[name] / "imagesTs", "output_dir": tmp_path / "out",
+    }  # fmt: skip
+    done = bundle("inference", **settings, weights_sha256="f" * 64)
+    assert_told(done, str(weights), "is not the file that was released")
+    assert not list(tmp_path.glob("out/*"))
+    done = bundle("inference", **settings, weights_sha256=digest(weights))
+    assert (done.code, done.told) == (0, "")
+    assert (tmp_path / "out" / "case1_label-lesion_mask.nii.gz").is_file()
+
+
 def test_debug_shows_where(bundles: Folders, tmp_path: Path) -> None:
     done = bundle(config_file=config(bundles["cnnres"], "inference"), debug=True, cwd=tmp_path)
     assert done.code == 1
