@@ -481,6 +481,29 @@ def test_folds_run_one_by_one_make_one_table(trained: Experiment) -> None:
     assert set(trained.run([0])["fold"]) == {0}
 
 
+@pytest.mark.parametrize(
+    ("words", "evaluated"), [((), "last.safetensors"), (("--weights", "best"), "model.pt")]
+)
+def test_the_last_epoch_is_evaluated_unless_the_best_is_asked_for(
+    trained: Experiment, words: tuple[str, ...], evaluated: str
+) -> None:
+    models = trained.fold_folder(0) / "models"
+    torch.save(CNNRes().state_dict(), models / "model.pt")
+    done = strokeseg(
+        "experiment", trained.data, "--model", "cnnres", "--bundle", trained.bundle, "--output",
+        trained.output, "--quiet", "--fold", 0, *words,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    told = json.loads((trained.evaluation_folder(0) / "evaluation.json").read_text())
+    assert told["WeightsSHA256"] == digest(models / evaluated)
+
+
+def test_an_evaluation_keeps_no_probabilities(trained: Experiment) -> None:
+    rows = trained.run([0])
+    assert rows["volume_ml"].notna().all()
+    assert rows["max_probability"].isna().all()
+
+
 def test_a_task_of_an_array_evaluates_all_cases_of_its_fold(
     trained: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
