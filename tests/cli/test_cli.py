@@ -481,6 +481,17 @@ def test_a_bids_dataset_and_what_a_rerun_does(bundles: Folders, dataset: Path, t
     assert "has no sub-9" in absent.err
 
 
+def test_sessions_of_a_bids_dataset(bundles: Folders, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        name = f"sub-1/ses-{number}/anat/sub-1_ses-{number}_T1w.nii.gz"
+        write(tmp_path / "bids" / name, head("T1w", lesion_mask(number), seed=number))
+    chosen = ["--session", "1, ", "--session", "ses-3"]
+    done = strokeseg(*predict(bundles, tmp_path / "out", "--quiet", *chosen, tmp_path / "bids"))
+    assert (done.code, done.err) == (0, "")
+    masks = {path.name for path in tmp_path.glob("out/sub-1/*/anat/*_mask.nii.gz")}
+    assert masks == {f"sub-1_ses-{n}_label-lesion_mask.nii.gz" for n in (1, 3)}
+
+
 def test_three_processes_one_of_them_killed(bundles: Folders, dataset: Path, tmp_path: Path) -> None:
     """As under torchrun: the killed part goes on where it was, and the tables are those of one process."""
     together, alone = tmp_path / "together", tmp_path / "alone"
