@@ -65,12 +65,14 @@ def test_weights_become_a_bundle(evaluation: Path, weights: Path, tmp_path: Path
     done = strokeseg(
         "weights", "share", folder, "--bundle", ROOT / "cnnres_bundle", "--weights", weights,
         "--evaluation", evaluation, "--data", DATA, "--authors", "Stroke Lab", "--version", "1.2.0",
+        "--license", "CC BY 4.0",
     )  # fmt: skip
     assert done.code == 0, done.err
     metadata = json.loads((folder / "configs" / "metadata.json").read_text())
     assert metadata["version"] == "1.2.0"
     assert list(metadata["changelog"]) == ["1.2.0"]
     assert (metadata["authors"], metadata["data_source"]) == ("Stroke Lab", DATA)
+    assert metadata["weights_license"] == "CC BY 4.0"
     assert metadata["eval_metrics"]["mean_dice"] == 0.7
     assert metadata["eval_metrics"]["scans"] == 3
     assert "simulated" not in json.dumps(metadata)  # what the shipped weights were trained on
@@ -91,6 +93,7 @@ def test_weights_become_a_bundle(evaluation: Path, weights: Path, tmp_path: Path
     assert [line for line in card.splitlines() if line.startswith("## ")] == headings
     assert "not a medical device" in card
     assert DATA in card
+    assert "Licence of the weights: CC BY 4.0." in card
     assert "| dice | 0.700 | " in card
     assert "1 scan(s) failed" in card
     assert "simulated" not in card
