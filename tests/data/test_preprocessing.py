@@ -142,19 +142,22 @@ def scaled(*channels: np.ndarray, **options: Any) -> np.ndarray:
 
 
 def test_percentiles_over_the_head_become_0_and_1() -> None:
+    """Of the phantom's own head; the one that is found differs by a block of 3 mm here and there."""
     image = scan(air=20)
-    head = head_mask(image[None])[0]
-    low, high = np.percentile(image[head], [10, 90])
-    result = scaled(image, lower=10, upper=90)[0]
-    np.testing.assert_allclose(result, np.clip((image - low) / (high - low), 0, 1), atol=1e-5)
+    low, high = np.percentile(image[HEAD], [25, 75])
+    assert high > 10 * np.percentile(image, 75)  # those of the whole image are air
+    result = scaled(image, lower=25, upper=75)[0]
+    np.testing.assert_allclose(result, np.clip((image - low) / (high - low), 0, 1), atol=0.05)
 
 
 def test_result_does_not_depend_on_field_of_view_or_units() -> None:
     image = scan(air=20)
-    padded = np.pad(image, 15, mode="reflect")
-    padded[:15], padded[-15:] = 0, 0  # more air
-    wide = scaled(np.pad(image, 15))[0][15:-15, 15:-15, 15:-15]
-    np.testing.assert_allclose(wide, scaled(image)[0], atol=0.02)
+    inside = (slice(15, -15),) * 3
+    noise = np.random.default_rng(1).normal(0, 20, (2, *(n + 30 for n in SHAPE)))
+    for air in (np.zeros_like(noise[0]), np.hypot(*noise)):  # blank, or as noisy as the scan's own
+        wide = air.astype(np.float32)
+        wide[inside] = image
+        np.testing.assert_allclose(scaled(wide)[0][inside], scaled(image)[0], atol=0.02)
     np.testing.assert_allclose(scaled(image * 7e-4)[0], scaled(image)[0], atol=1e-4)
 
 
