@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.bundles.test_workflows import config, items
+from tests.bundles.configs import config, items, write_list
 from tests.commands import bundle
 from tests.heads import VOXEL_MM, head, lesion_mask, write
 
@@ -39,12 +38,12 @@ def test_a_tiny_set_is_learned(
     trees: Mapping[str, Path], bundles: Mapping[str, Path], tmp_path: Path, name: str
 ) -> None:
     """Trained by train.json, scored by evaluate.json, applied by inference.json to a head not seen before."""
-    content = {
-        "training": items(trees[name], name, [1, 2, 3, 4]),
-        "validation": items(trees[name], name, [5]),
-    }
-    data = trees[name] / "learn.json"
-    data.write_text(json.dumps(content))
+    data = write_list(
+        tmp_path / "learn.json",
+        trees[name],
+        training=items(name, [1, 2, 3, 4]),
+        validation=items(name, [5]),
+    )
     weights = tmp_path / "run" / "models" / "model.pt"
     common = {"bundle_root": bundles[name], "dataset_dir": data, "quiet": True}
     done = bundle(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,32 +19,13 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from tests.commands import ROOT, Done, bundle, run
+from tests.bundles.configs import QUICK, WORKFLOWS, config, items, write_list
+from tests.commands import ROOT, Done, assert_told, bundle, digest, run
 from tests.conftest import MODALITIES, NETWORKS
 from tests.heads import head, lesion_mask, write
 
 Folders = Mapping[str, Path]
 both = pytest.mark.parametrize("name", list(NETWORKS))
-
-
-def config(folder: Path, *files: str) -> str:
-    """``--config_file`` of one file of a bundle, or several laid over each other."""
-    paths = [str(folder / "configs" / f"{file}.json") for file in files]
-    return paths[0] if len(paths) == 1 else str(paths)
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def items(tree: Path, name: str, numbers: range | list[int], **keys: Any) -> list[dict[str, Any]]:
-    """A data list's items for cases of a tree, paths relative to it."""
-    endings = [""] if name == "xnet" else [f"_{i:04d}" for i in range(len(MODALITIES[name]))]
-    images = [[f"imagesTr/case{n}{ending}.nii.gz" for ending in endings] for n in numbers]
-    return [
-        {"image": image if len(image) > 1 else image[0], "label": f"labelsTr/case{n}.nii.gz", **keys}
-        for n, image in zip(numbers, images, strict=True)
-    ]
 
 
 # ---- what MONAI expects of a bundle ----
@@ -142,18 +122,18 @@ def sections(folder: Path, data: Path, **settings: Any) -> tuple[list[str], list
 
 @both
 def test_tree_and_lists(trees: Folders, bundles: Folders, tmp_path: Path, name: str) -> None:
-    tree, folder = trees[name], bundles[name]
+    tree, folder = Path(shutil.copytree(trees[name], tmp_path / "tree")), bundles[name]
     train, validate = sections(folder, tree)
     assert len(train) == 4
     assert len(validate) == 1
     assert {*train, *validate} == {f"case{n}" for n in range(1, 6)}
 
-    folds = [items(tree, name, [n], fold=n % 2)[0] for n in range(1, 6)]
+    folds = [items(name, [n], fold=n % 2)[0] for n in range(1, 6)]
     (tree / "folds.json").write_text(json.dumps({"training": folds}))
     assert sections(folder, tree / "folds.json", fold=1) == (["case2", "case4"], ["case1", "case3", "case5"])
     assert sections(folder, tree / "folds.json", fold=0) == (["case1", "case3", "case5"], ["case2", "case4"])
 
-    content = {"training": items(tree, name, [1, 2]), "validation": items(tree, name, [3])}
+    content = {"training": items(name, [1, 2]), "validation": items(name, [3])}
     (tree / "sections.json").write_text(json.dumps(content))
     assert sections(folder, tree / "sections.json") == (["case1", "case2"], ["case3"])
 
@@ -319,7 +299,7 @@ def of_the_image(transforms: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_what_is_evaluated_is_what_is_drawn(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
     name = "cnnres"
     tree = Path(shutil.copytree(trees[name], tmp_path / "tree"))
-    cases = items(tree, name, [1, 2])
+    cases = items(name, [1, 2])
     (tree / "list.json").write_text(json.dumps({"validation": cases, "test": cases}))
     settings: dict[str, Any] = {"bundle_root": bundles[name], "dataset_dir": tree / "list.json"}
     settings |= {"mirror": True, "smallest_lesion_ml": 1, "smoothing_mm": 8}
@@ -369,22 +349,6 @@ def test_one_corrupt_scan_does_not_stop_the_others(
 
 
 # ---- errors are told in one sentence ----
-
-WORKFLOWS = {
-    "training": ("train",),
-    "evaluating": ("train", "evaluate"),
-    "inference": ("inference",),
-}
-
-
-def assert_told(done: Done, *words: str) -> None:
-    """One sentence with these words on standard error, nothing else, and exit code 1."""
-    assert done.code == 1
-    assert done.out == ""
-    lines = done.told.splitlines()
-    assert len(lines) == 1, done.err
-    for word in words:
-        assert word in lines[0]
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
@@ -471,8 +435,6 @@ def test_a_corrupt_scan_in_training_is_named(trees: Folders, bundles: Folders, t
 
 
 # ---- training ----
-
-QUICK = {"slices_per_scan": 1, "scans_per_batch": 2, "learning_rate": 0.001}
 
 
 @pytest.fixture(scope="module")
@@ -662,12 +624,12 @@ def test_two_processes_train_and_evaluate(trees: Folders, bundles: Folders, tmp_
     assert done.stdout.count("Trained for 1 epoch;") == 1
 
     # Three cases do not go evenly into two processes.
-    odd = trees["cnnres"] / "three.json"
-    content = {
-        "training": items(trees["cnnres"], "cnnres", [4, 5]),
-        "validation": items(trees["cnnres"], "cnnres", [1, 2, 3]),
-    }
-    odd.write_text(json.dumps(content))
+    odd = write_list(
+        tmp_path / "three.json",
+        trees["cnnres"],
+        training=items("cnnres", [4, 5]),
+        validation=items("cnnres", [1, 2, 3]),
+    )
     done = start(
         "evaluating", "--config_file", config(folder, "train", "evaluate", "multi_gpu_evaluate"),
         "--dataset_dir", odd, "--output_dir", tmp_path / "two",

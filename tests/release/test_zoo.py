@@ -18,8 +18,8 @@ from monai.utils import BundlePropertyConfig
 import shared_nets
 from shared_nets.release.exports import bundle_network
 from shared_nets.weights import load_into
-from tests.bundles.test_workflows import WORKFLOWS, assert_told, config, items
-from tests.commands import ROOT, bundle, run
+from tests.bundles.configs import WORKFLOWS, config, items
+from tests.commands import ROOT, assert_told, bundle, run
 from tests.conftest import NETWORKS
 
 Folders = Mapping[str, Path]
@@ -285,8 +285,8 @@ def test_corrupt_scans_are_one_sentence_each_in_an_evaluation(
     for path in broken:
         path.write_bytes(path.read_bytes()[:2000])
     content = {
-        "training": items(trees[name], name, [4, 5]),
-        "validation": items(trees[name], name, [1, 2, 3]),
+        "training": items(name, [4, 5]),
+        "validation": items(name, [1, 2, 3]),
     }
     (tmp_path / "data" / "list.json").write_text(json.dumps(content))
     done = bundle(

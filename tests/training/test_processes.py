@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,10 +47,11 @@ def make() -> CNNRes:
 
 def one_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": (folder / "port").read_text(),
-    }  # fmt: skip
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    # They meet at a file: torchrun's port may be another's by the time it is opened.
+    torch.distributed.init_process_group = partial(
+        torch.distributed.init_process_group, init_method=f"file://{folder}/met", rank=rank, world_size=2
+    )
     join_processes()
     network = make()
     learn(parallel(network, "cpu"), slice(2 * rank, 2 * rank + 2))
@@ -60,9 +61,6 @@ def one_of_two(rank: int, folder: Path) -> None:
 
 def test_two_halves_of_a_batch_are_one_whole(tmp_path: Path) -> None:
     """Batch norms frozen, a loss per pixel: the same weights to 1e-4."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        (tmp_path / "port").write_text(str(free.getsockname()[1]))
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=one_of_two, args=(rank, tmp_path)) for rank in (0, 1)]
     for process in processes:
