@@ -1,8 +1,9 @@
-"""The bundles' configs as commands name them, and data lists of the small heads."""
+"""The bundles' configs as commands name them, changed copies, and data lists of the small heads."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,16 @@ def write_list(path: Path, tree: Path, **sections: Sequence[Mapping[str, Any]]) 
 
 def _inside(tree: Path, paths: str | Sequence[str]) -> str | list[str]:
     return str(tree / paths) if isinstance(paths, str) else [str(tree / path) for path in paths]
+
+
+def of_version(folder: Path, version: str | None, target: Path) -> Path:
+    """A copy of a bundle that says it is made for a version of the package."""
+    shutil.copytree(folder, target)
+    path = target / "configs" / "metadata.json"
+    content = json.loads(path.read_text())
+    if version is None:
+        del content["required_packages_version"]["shared_nets"]
+    else:
+        content["required_packages_version"]["shared_nets"] = version
+    path.write_text(json.dumps(content))
+    return target

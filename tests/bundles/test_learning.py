@@ -13,7 +13,7 @@ import pytest
 
 from tests.bundles.configs import config, items, write_list
 from tests.commands import bundle
-from tests.heads import VOXEL_MM, head, lesion_mask, write
+from tests.heads import VOXEL_MM, dice, head, lesion_mask, write
 
 SETTINGS: dict[str, dict[str, Any]] = {
     # X-Net's batch norms follow by 1 % a step, and need hundreds of steps; here by 10 %.
@@ -71,7 +71,7 @@ def test_a_tiny_set_is_learned(
     )  # fmt: skip
     assert done.code == 0, done.err
     made = nib.load(tmp_path / "out" / "new_label-lesion_mask.nii.gz").get_fdata()
-    assert 2 * (made * mask).sum() / (made.sum() + mask.sum()) > 0.8
+    assert dice(made, mask) > 0.8
     row = pd.read_csv(tmp_path / "out" / "lesions.csv").iloc[0]
     # Number 7 is odd: in the lower half of the first axis, which is the left side in RAS.
     assert row["side"] == "left"

@@ -22,7 +22,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from tests.bundles.configs import QUICK, WORKFLOWS, config, items, write_list
 from tests.commands import ROOT, Done, assert_told, bundle, digest, run
 from tests.conftest import MODALITIES, NETWORKS
-from tests.heads import head, lesion_mask, write
+from tests.heads import dice, head, lesion_mask, write
 
 Folders = Mapping[str, Path]
 both = pytest.mark.parametrize("name", list(NETWORKS))
@@ -304,7 +304,7 @@ def test_what_is_evaluated_is_what_is_drawn(trees: Folders, bundles: Folders, tm
     settings: dict[str, Any] = {"bundle_root": bundles[name], "dataset_dir": tree / "list.json"}
     settings |= {"mirror": True, "smallest_lesion_ml": 1, "smoothing_mm": 8}
     evaluating = config(bundles[name], "train", "evaluate")
-    dice = []
+    scores = []
     for peak in (0.0, 0.999):
         scored, drawn = tmp_path / f"scored{peak}", tmp_path / f"drawn{peak}"
         settings["peak_threshold"] = peak
@@ -316,10 +316,9 @@ def test_what_is_evaluated_is_what_is_drawn(trees: Folders, bundles: Folders, tm
         for number in (1, 2):
             mask = nib.load(drawn / f"case{number}_label-lesion_mask.nii.gz").get_fdata()
             label = nib.load(tree / "labelsTr" / f"case{number}.nii.gz").get_fdata()
-            overlap = 2 * (mask * label).sum() / (mask.sum() + label.sum())
-            assert table[f"case{number}"] == pytest.approx(overlap, abs=1e-4)
-        dice.append(list(table))
-    assert dice[0] != dice[1]
+            assert table[f"case{number}"] == pytest.approx(dice(mask, label), abs=1e-4)
+        scores.append(list(table))
+    assert scores[0] != scores[1]
 
 
 @both
@@ -450,9 +449,7 @@ def first_run(
     return output, done
 
 
-def test_training_keeps_weights_state_and_events(
-    first_run: tuple[Path, Done], bundles: Folders, trees: Folders
-) -> None:
+def test_training_keeps_weights_state_and_events(first_run: tuple[Path, Done], bundles: Folders) -> None:
     output, done = first_run
     assert done.code == 0, done.err
     state = torch.load(output / "models" / "model.pt", weights_only=True)

@@ -26,8 +26,8 @@ from shared_nets.cli import app
 from shared_nets.precision import half_pays
 from tests.commands import Running, bundle, start, strokeseg, wait_for
 from tests.heads import head, lesion_mask, write
+from tests.networks.keras_files import write_h5
 from tests.networks.oracle.weights import keras_weights
-from tests.networks.test_keras_import import write_h5
 
 Folders = Mapping[str, Path]
 

@@ -78,7 +78,7 @@ def one_sentence(error: BaseException, *files: Any) -> None:
 @pytest.mark.parametrize(
     "dtype", ["uint8", "int16", "uint16", "int32", "int64", "float32", "float64", ">i2", ">f4"]
 )
-def test_voxels_and_affine_arrive_as_stored(write_scan: Any, tmp_path: Path, suffix: str, dtype: str) -> None:
+def test_voxels_and_affine_arrive_as_stored(tmp_path: Path, suffix: str, dtype: str) -> None:
     array = (voxels() % 200).astype(dtype)
     path = tmp_path / f"a{suffix}"
     header = nib.Nifti1Header(endianness=">" if dtype.startswith(">") else "<")

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import CropForegroundd
 
 from shared_nets.data import ScaleHeadIntensityd, cranium_mask, head_mask
+from tests.heads import dice
 
 
 def ball(shape: tuple[int, ...], centre: tuple[float, ...], radius: float) -> np.ndarray:
@@ -40,10 +41,6 @@ def scan(air: float = 0.0, skull: bool = True, seed: int = 0) -> np.ndarray:
     return image.astype(np.float32)
 
 
-def overlap(mask: np.ndarray, truth: np.ndarray) -> float:
-    return float(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
-
-
 @pytest.mark.parametrize(
     ("image", "truth"),
     [
@@ -65,7 +62,7 @@ def test_head_is_found(image: np.ndarray, truth: np.ndarray) -> None:
     assert mask.dtype == bool
     assert mask.shape == (1, *SHAPE)
     # Blocks of 3 mm around a ball of radius 18-24 mm: Dice above 0.9 is an outline within a block.
-    assert overlap(mask[0], truth) > 0.9
+    assert dice(mask[0], truth) > 0.9
     # Never more than two blocks cut off or added on any side: what the crop rests on.
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
@@ -93,7 +90,7 @@ def test_any_channel_counts_and_missing_ones_do_not() -> None:
         np.testing.assert_array_equal(head_mask(np.stack(channels)), alone)
     halves = np.stack([np.where(np.arange(SHAPE[0])[:, None, None] < 33, one, 0), one * 0])
     halves[1] = one - halves[0]
-    assert overlap(head_mask(halves)[0], HEAD) > 0.9
+    assert dice(head_mask(halves)[0], HEAD) > 0.9
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (0.5, 0.5, 4.0), (3.0, 3.0, 3.0)])
@@ -104,7 +101,7 @@ def test_kind_device_and_voxel_size(spacing: tuple[float, ...]) -> None:
     assert isinstance(mask, torch.Tensor)
     assert mask.dtype == torch.bool
     assert mask.device == image.device
-    assert overlap(mask[0].numpy(), HEAD) > 0.85
+    assert dice(mask[0].numpy(), HEAD) > 0.85
     assert isinstance(head_mask(tensor), torch.Tensor)
 
 

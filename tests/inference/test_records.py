@@ -26,7 +26,7 @@ from shared_nets.inference import Cohort, LesionWriter, Records, SliceWindowInfe
 from shared_nets.inference.outputs import LABELS_SUFFIX, MASK_SUFFIX, PICTURE_SUFFIX
 from shared_nets.inference.records import Result, hash_scan
 from shared_nets.inference.report import volume_bars
-from tests.inference.test_cohort import LEFT, RIGHT, Bright, cohort, save
+from tests.inference.cohorts import LEFT, RIGHT, Bright, cohort, save
 
 Run = Callable[..., list[str]]
 
@@ -137,7 +137,7 @@ def test_a_sidecar_that_says_nothing_is_no_result(
     assert run(scans) == ["c"]
 
 
-def test_failed_scans_are_tried_again(run: Run, scans: list[dict], tmp_path: Path) -> None:
+def test_failed_scans_are_tried_again(run: Run, scans: list[dict]) -> None:
     whole = Path(scans[1]["image"]).read_bytes()
     Path(scans[1]["image"]).write_bytes(whole[:200])
     with pytest.raises(SystemExit):
@@ -358,9 +358,7 @@ def test_a_copy_a_link_and_a_relative_path_are_the_same_scan(
     assert run([scan]) == ["T1"]
 
 
-def test_a_run_killed_while_redoing_leaves_no_wrong_record(
-    run: Run, scans: list[dict], tmp_path: Path
-) -> None:
+def test_a_run_killed_while_redoing_leaves_no_wrong_record(run: Run, scans: list[dict]) -> None:
     """With other settings a's mask is new when all ends, before its record: no old one may vouch for it."""
     run(scans)
 

@@ -19,7 +19,7 @@ from shared_nets.errors import UsageError
 from shared_nets.inference import LesionWriter, Records
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
 from tests.commands import wait_for
-from tests.inference.test_cohort import cohort, save
+from tests.inference.cohorts import cohort, save
 
 
 @given(st.integers(0, 40), st.integers(1, 12))

@@ -23,9 +23,9 @@ from shared_nets.release.provenance import verify_bundle
 from shared_nets.release.share import _sections, share_weights
 from shared_nets.versions import check_version
 from shared_nets.weights import load_weights, save_weights
-from tests.commands import ROOT, bundle, run, strokeseg
+from tests.commands import ROOT, bundle, strokeseg
 from tests.heads import head, lesion_mask, write
-from tests.release.test_zoo import SCHEMA
+from tests.release.schema import verify_metadata
 
 WRITTEN_ANEW = {"Data", "Training", "Performance", "Limits", "Licence"}
 """Sections of the card that `strokeseg weights share` writes."""
@@ -76,10 +76,7 @@ def test_weights_become_a_bundle(evaluation: Path, weights: Path, tmp_path: Path
     assert metadata["eval_metrics"]["mean_dice"] == 0.7
     assert metadata["eval_metrics"]["scans"] == 3
     assert "simulated" not in json.dumps(metadata)  # what the shipped weights were trained on
-    checked = run(
-        "monai.bundle", "verify_metadata", "--meta_file", folder / "configs" / "metadata.json",
-        "--filepath", SCHEMA,
-    )  # fmt: skip
+    checked = verify_metadata(folder / "configs" / "metadata.json")
     assert checked.code == 0, checked.err
     check_version(folder)
     assert len(verify_bundle(folder)) == 2

@@ -21,11 +21,10 @@ from shared_nets.weights import load_into
 from tests.bundles.configs import WORKFLOWS, config, items
 from tests.commands import ROOT, assert_told, bundle, run
 from tests.conftest import NETWORKS
+from tests.release.schema import SCHEMA, verify_metadata
 
 Folders = Mapping[str, Path]
 both = pytest.mark.parametrize("name", list(NETWORKS))
-# Of MONAI's data releases (Apache 2.0); the metadata names its address.
-SCHEMA = Path(__file__).parent / "meta_schema_20240725.json"
 
 
 def metadata(name: str) -> dict[str, Any]:
@@ -34,20 +33,14 @@ def metadata(name: str) -> dict[str, Any]:
 
 @both
 def test_metadata_meets_the_schema(name: str, tmp_path: Path) -> None:
-    configs = ROOT / f"{name}_bundle" / "configs"
     assert metadata(name)["schema"].endswith(SCHEMA.name)
-    done = run(
-        "monai.bundle", "verify_metadata", "--meta_file", configs / "metadata.json", "--filepath", SCHEMA
-    )
+    done = verify_metadata(ROOT / f"{name}_bundle" / "configs" / "metadata.json")
     assert done.code == 0, done.err
     assert "metadata is verified with no error" in done.out + done.err
     # The check does refuse.
     broken = metadata(name) | {"version": 1}
     (tmp_path / "metadata.json").write_text(json.dumps(broken))
-    done = run(
-        "monai.bundle", "verify_metadata", "--meta_file", tmp_path / "metadata.json", "--filepath", SCHEMA
-    )
-    assert done.code != 0
+    assert verify_metadata(tmp_path / "metadata.json").code != 0
 
 
 @both

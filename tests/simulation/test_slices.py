@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -169,8 +167,3 @@ def test_nothing_to_draw_from_is_told(anatomies: list[Any], lesions: list[Any]) 
 def test_a_share_that_is_none_is_told(share: float) -> None:
     with pytest.raises(UsageError, match="from 0 to 1"):
         stream(lesion_free=share)
-
-
-def test_importing_the_package_waits_for_no_torch() -> None:
-    code = "import shared_nets, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
