@@ -7,11 +7,13 @@ imported the libraries and done nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import runpy
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -106,6 +108,36 @@ def bundle(*arguments: object, cwd: Path | None = None, **settings: object) -> D
 def strokeseg(*arguments: object, cwd: Path | None = None) -> Done:
     """``strokeseg ARGUMENTS``."""
     return run("shared_nets.cli", *arguments, cwd=cwd)
+
+
+def assert_told(done: Done, *words: str) -> None:
+    """One sentence with these words on standard error, nothing else, and exit code 1."""
+    assert done.code == 1
+    assert done.out == ""
+    lines = done.told.splitlines()
+    assert len(lines) == 1, done.err
+    for word in words:
+        assert word in lines[0]
+
+
+def digest(path: Path) -> str:
+    """A file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def wait_for(reached: Callable[[], bool], alive: Callable[[], bool]) -> None:
+    """
+    Until something is so, however long a busy machine takes.
+
+    Args:
+        reached: tells whether it is.
+        alive: whether the process that shall bring it about still runs; it must not end before.
+    """
+    end = time.monotonic() + SECONDS
+    while not reached():
+        assert alive() or reached(), "it ended before"
+        assert time.monotonic() < end, f"not so after {SECONDS} s"
+        time.sleep(0.02)
 
 
 def _main(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -24,12 +25,29 @@ def affine(mm: Sequence[float] = VOXEL_MM, shape: Sequence[int] = SHAPE) -> np.n
     return matrix
 
 
+def oblique(matrix: np.ndarray, degrees: float = 20.0, origin: Sequence[float] | None = None) -> np.ndarray:
+    """An affine turned about x, then about z: axes that point nowhere exactly; its origin too, if given."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    about_x, about_z = np.eye(4), np.eye(4)
+    about_x[1:3, 1:3] = about_z[:2, :2] = [[c, -s], [s, c]]
+    turned = about_z @ about_x @ matrix
+    if origin is not None:
+        turned[:3, 3] = origin
+    return turned
+
+
 def lesion_mask(number: int, shape: Sequence[int] = SHAPE) -> np.ndarray:
     """A ball (in voxels of the slices, flatter across) in the left or right half, uint8, by the number."""
     x, y, z = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
     centre = np.array([0.33 if number % 2 else 0.65, 0.4 + 0.06 * (number % 4), 0.5]) * shape
     inside = ((x - centre[0]) / 4) ** 2 + ((y - centre[1]) / 4) ** 2 + ((z - centre[2]) / 3) ** 2 <= 1
     return inside.astype(np.uint8)
+
+
+def dice(found: Any, truth: Any) -> float:
+    """Dice of two masks, arrays or tensors; where they are above 0."""
+    found, truth = np.asarray(found) > 0, np.asarray(truth) > 0
+    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
 
 
 def head(modality: str, mask: np.ndarray, seed: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from shared_nets.cli import app
 from shared_nets.errors import UsageError
 from shared_nets.inspection import inspect_bundle, is_known_component, is_known_expression
 from tests.commands import ROOT
+from tests.traps import Trap
 
 LISTED = "Listed by strokeseg inspect as code to be read first, and not run."
 
@@ -113,14 +114,6 @@ def test_other_files(tmp_path: Path) -> None:
     assert len(unknown(tmp_path)) == 6
 
 
-class Payload:
-    def __init__(self, target: Path) -> None:
-        self.target = str(target)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
-        return open, (self.target, "w")
-
-
 @inspected("Weight files that are programs: a pickle with a call, a TorchScript archive")
 def test_weights(tmp_path: Path, happened: Callable[[object], None]) -> None:
     models = tmp_path / "models"
@@ -128,8 +121,8 @@ def test_weights(tmp_path: Path, happened: Callable[[object], None]) -> None:
     torch.save({"a": torch.zeros(3), "b": nn.Parameter(torch.ones(2).half())}, models / "fine.pt")
     torch.save(nn.BatchNorm2d(3).state_dict(), models / "old.pt", _use_new_zipfile_serialization=False)
     assert unknown(tmp_path) == []
-    torch.save({"a": Payload(tmp_path / "made")}, models / "trap.pt")
-    (models / "trap.pkl").write_bytes(pickle.dumps(Payload(tmp_path / "made")))
+    torch.save({"a": Trap(tmp_path / "made")}, models / "trap.pt")
+    (models / "trap.pkl").write_bytes(pickle.dumps(Trap(tmp_path / "made")))
     (models / "cut.pt").write_bytes((models / "fine.pt").read_bytes()[:200])
     torch.jit.trace(nn.ReLU(), torch.zeros(1)).save(models / "program.pt")
     found = unknown(tmp_path)

@@ -99,7 +99,8 @@ class TestMemory:
         assert memory.cgroup_limits(tmp_path / "none") == []
 
     @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="the system does not tell")
-    def test_the_least_limit_holds(self, groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.usefixtures("groups")
+    def test_the_least_limit_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         machine = memory.memory_gb()
         assert 0.5 < machine < 10_000
         monkeypatch.setattr(memory, "cgroup_limits", lambda: [3 * 2**30, 2 * 2**30])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,20 +13,8 @@ import shared_nets
 from shared_nets.errors import UsageError, own_error
 from shared_nets.release.exports import bundle_network
 from shared_nets.versions import check_version
+from tests.bundles.configs import of_version
 from tests.commands import ROOT, bundle
-
-
-def of_version(folder: Path, version: str | None, target: Path) -> Path:
-    """A copy of a bundle that says it is made for a version of the package."""
-    shutil.copytree(folder, target)
-    path = target / "configs" / "metadata.json"
-    content = json.loads(path.read_text())
-    if version is None:
-        del content["required_packages_version"]["shared_nets"]
-    else:
-        content["required_packages_version"]["shared_nets"] = version
-    path.write_text(json.dumps(content))
-    return target
 
 
 def test_one_version_is_accepted(bundles: Mapping[str, Path], tmp_path: Path) -> None:

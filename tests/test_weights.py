@@ -9,7 +9,6 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
@@ -27,6 +26,7 @@ from shared_nets.weights import (
     save_weights,
     sha256,
 )
+from tests.traps import Trap, full_disk
 
 ENDINGS = pytest.mark.parametrize("ending", [".pt", ".safetensors"])
 
@@ -142,16 +142,6 @@ def test_the_right_checksum_is_accepted_and_a_wrong_one_refused(
     happened(caught.value)
 
 
-class Payload:
-    """Creates a file when unpickled the ordinary way."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = str(target)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
-        return open, (self.target, "w")
-
-
 def save_as_torch(content: object, path: Path) -> None:
     torch.save(content, path)
 
@@ -170,7 +160,7 @@ def test_code_in_a_file_is_not_run(
     tmp_path: Path, save: Callable[[object, Path], None], happened: Callable[[object], None]
 ) -> None:
     target, path = tmp_path / "made-by-payload", tmp_path / "model.pt"
-    save({"weight": Payload(target)}, path)
+    save({"weight": Trap(target)}, path)
     with pytest.raises(WeightsError, match=r"model\.pt") as caught:
         load_weights(path)
     assert not target.exists()
@@ -178,7 +168,7 @@ def test_code_in_a_file_is_not_run(
         assert "holds more than tensors" in str(caught.value)
         assert "open" in str(caught.value)
     # The payload is live: without the protection it does create the file.
-    pickle.loads(pickle.dumps(Payload(target))).close()
+    pickle.loads(pickle.dumps(Trap(target))).close()
     assert target.exists()
     happened(caught.value)
 
@@ -403,25 +393,17 @@ def test_a_reader_of_the_old_file_keeps_it_whole(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource", reason="limits of file size are a matter of POSIX")
     path = tmp_path / "model.pt"
     save_weights(small(1).state_dict(), path)
     before = path.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(OutputError, match=r"model\.pt cannot be written"):
-            save_weights(small(2).state_dict(), path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(), pytest.raises(OutputError, match=r"model\.pt cannot be written"):
+        save_weights(small(2).state_dict(), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["model.pt"]
 
 
 @refused("Weights of another architecture")
-def test_the_weights_of_the_other_network_are_named(
-    tmp_path: Path, happened: Callable[[object], None]
-) -> None:
+def test_the_weights_of_the_other_network_are_named(happened: Callable[[object], None]) -> None:
     with torch.device("meta"):
         xnet, softmax, no_fsm, cnnres, cnnres1 = (
             XNet(),

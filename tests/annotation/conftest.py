@@ -8,21 +8,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.heads import affine, head, lesion_mask, write
+from tests.heads import affine, head, lesion_mask, oblique, write
 
 XNET = ["oblique", "permuted", "plain"]
 CNNRES = ["stack", "pair", "alone"]
-
-
-def oblique(matrix: np.ndarray) -> np.ndarray:
-    """Turned by 20° about one axis, then 10° about another: axes that point nowhere exactly."""
-    turn = np.eye(4)
-    for axes, degrees in (((0, 1), 20), ((1, 2), 10)):
-        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-        one = np.eye(4)
-        one[np.ix_(axes, axes)] = [[c, -s], [s, c]]
-        turn = one @ turn
-    return turn @ matrix
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ import shared_nets
 from shared_nets.annotation import prepare_app
 from shared_nets.release.archive import unpack
 from tests.annotation.demo import SCANS, demo_studies
+from tests.annotation.masks import by_command
 from tests.annotation.server import Server, running
-from tests.annotation.test_server import by_command
 from tests.commands import ROOT
 
 pytest.importorskip("monailabel", reason="`make test-monailabel` installs MONAI Label")

@@ -13,8 +13,9 @@ from shared_nets.annotation import prepare_app
 from shared_nets.annotation.disagreement import expected_disagreement
 from shared_nets.annotation.prepare import bundles_to_serve
 from shared_nets.errors import OutputError, UsageError
+from tests.bundles.configs import of_version
 from tests.commands import strokeseg
-from tests.test_versions import of_version
+from tests.heads import dice
 
 
 def test_an_app_holds_its_own_copies(bundles: Mapping[str, Path], tmp_path: Path) -> None:
@@ -122,8 +123,8 @@ def test_disagreement_of_masks_drawn_at_random() -> None:
     torch.manual_seed(0)
     probability = torch.rand(40, 40, 40) ** 3
     first, second = (torch.rand(20, 40, 40, 40) < probability for _ in range(2))
-    dice = 2 * (first & second).sum() / (first.sum() + second.sum())
-    assert expected_disagreement(probability, 1.0) == pytest.approx(1 - float(dice), abs=0.01)
+    expected = 1 - dice(first, second.expand_as(first))
+    assert expected_disagreement(probability, 1.0) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize(

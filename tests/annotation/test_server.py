@@ -20,8 +20,9 @@ import pytest
 import torch
 
 from tests.annotation.conftest import CNNRES, XNET
+from tests.annotation.masks import by_command
 from tests.annotation.server import SECONDS, Server, running
-from tests.commands import bundle, strokeseg
+from tests.commands import strokeseg
 from tests.conftest import NETWORKS
 
 pytest.importorskip("monailabel", reason="`make test-monailabel` installs MONAI Label")
@@ -48,18 +49,6 @@ def server(app: Path, studies: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A server with both bundles, until the tests are done."""
     with running(app, studies, tmp_path_factory.mktemp("home")) as made:
         yield made
-
-
-def by_command(app: Path, model: str, scans: Path, output: Path) -> np.ndarray:
-    """The mask that ``monai.bundle run`` makes of one case with the bundle in the app."""
-    folder = app / "model" / model
-    done = bundle(
-        "inference", config_file=folder / "configs" / "inference.json", bundle_root=folder,
-        dataset_dir=scans, output_dir=output, save_picture=False,
-    )  # fmt: skip
-    assert done.code == 0, done.err
-    (mask,) = output.glob("*_mask.nii.gz")
-    return nib.load(mask).get_fdata()
 
 
 def source(studies: Path, scan: str, tmp_path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.bundles.test_workflows import config, items
+from tests.bundles.configs import config, items, write_list
 from tests.commands import bundle
-from tests.heads import VOXEL_MM, head, lesion_mask, write
+from tests.heads import VOXEL_MM, dice, head, lesion_mask, write
 
 SETTINGS: dict[str, dict[str, Any]] = {
     # X-Net's batch norms follow by 1 % a step, and need hundreds of steps; here by 10 %.
@@ -39,12 +38,12 @@ def test_a_tiny_set_is_learned(
     trees: Mapping[str, Path], bundles: Mapping[str, Path], tmp_path: Path, name: str
 ) -> None:
     """Trained by train.json, scored by evaluate.json, applied by inference.json to a head not seen before."""
-    content = {
-        "training": items(trees[name], name, [1, 2, 3, 4]),
-        "validation": items(trees[name], name, [5]),
-    }
-    data = trees[name] / "learn.json"
-    data.write_text(json.dumps(content))
+    data = write_list(
+        tmp_path / "learn.json",
+        trees[name],
+        training=items(name, [1, 2, 3, 4]),
+        validation=items(name, [5]),
+    )
     weights = tmp_path / "run" / "models" / "model.pt"
     common = {"bundle_root": bundles[name], "dataset_dir": data, "quiet": True}
     done = bundle(
@@ -72,7 +71,7 @@ def test_a_tiny_set_is_learned(
     )  # fmt: skip
     assert done.code == 0, done.err
     made = nib.load(tmp_path / "out" / "new_label-lesion_mask.nii.gz").get_fdata()
-    assert 2 * (made * mask).sum() / (made.sum() + mask.sum()) > 0.8
+    assert dice(made, mask) > 0.8
     row = pd.read_csv(tmp_path / "out" / "lesions.csv").iloc[0]
     # Number 7 is odd: in the lower half of the first axis, which is the left side in RAS.
     assert row["side"] == "left"

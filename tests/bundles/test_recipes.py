@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from tests.bundles.test_workflows import config
+from tests.bundles.configs import config
 
 Folders = Mapping[str, Path]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bundles.test_workflows import QUICK, config
+from tests.bundles.configs import QUICK, config
 from tests.commands import bundle
 
 mlflow = pytest.importorskip("mlflow")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,32 +19,13 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from tests.commands import ROOT, Done, bundle, run
+from tests.bundles.configs import QUICK, WORKFLOWS, config, items, write_list
+from tests.commands import ROOT, Done, assert_told, bundle, digest, run
 from tests.conftest import MODALITIES, NETWORKS
-from tests.heads import head, lesion_mask, write
+from tests.heads import dice, head, lesion_mask, write
 
 Folders = Mapping[str, Path]
 both = pytest.mark.parametrize("name", list(NETWORKS))
-
-
-def config(folder: Path, *files: str) -> str:
-    """``--config_file`` of one file of a bundle, or several laid over each other."""
-    paths = [str(folder / "configs" / f"{file}.json") for file in files]
-    return paths[0] if len(paths) == 1 else str(paths)
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def items(tree: Path, name: str, numbers: range | list[int], **keys: Any) -> list[dict[str, Any]]:
-    """A data list's items for cases of a tree, paths relative to it."""
-    endings = [""] if name == "xnet" else [f"_{i:04d}" for i in range(len(MODALITIES[name]))]
-    images = [[f"imagesTr/case{n}{ending}.nii.gz" for ending in endings] for n in numbers]
-    return [
-        {"image": image if len(image) > 1 else image[0], "label": f"labelsTr/case{n}.nii.gz", **keys}
-        for n, image in zip(numbers, images, strict=True)
-    ]
 
 
 # ---- what MONAI expects of a bundle ----
@@ -142,18 +122,18 @@ def sections(folder: Path, data: Path, **settings: Any) -> tuple[list[str], list
 
 @both
 def test_tree_and_lists(trees: Folders, bundles: Folders, tmp_path: Path, name: str) -> None:
-    tree, folder = trees[name], bundles[name]
+    tree, folder = Path(shutil.copytree(trees[name], tmp_path / "tree")), bundles[name]
     train, validate = sections(folder, tree)
     assert len(train) == 4
     assert len(validate) == 1
     assert {*train, *validate} == {f"case{n}" for n in range(1, 6)}
 
-    folds = [items(tree, name, [n], fold=n % 2)[0] for n in range(1, 6)]
+    folds = [items(name, [n], fold=n % 2)[0] for n in range(1, 6)]
     (tree / "folds.json").write_text(json.dumps({"training": folds}))
     assert sections(folder, tree / "folds.json", fold=1) == (["case2", "case4"], ["case1", "case3", "case5"])
     assert sections(folder, tree / "folds.json", fold=0) == (["case1", "case3", "case5"], ["case2", "case4"])
 
-    content = {"training": items(tree, name, [1, 2]), "validation": items(tree, name, [3])}
+    content = {"training": items(name, [1, 2]), "validation": items(name, [3])}
     (tree / "sections.json").write_text(json.dumps(content))
     assert sections(folder, tree / "sections.json") == (["case1", "case2"], ["case3"])
 
@@ -319,12 +299,12 @@ def of_the_image(transforms: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_what_is_evaluated_is_what_is_drawn(trees: Folders, bundles: Folders, tmp_path: Path) -> None:
     name = "cnnres"
     tree = Path(shutil.copytree(trees[name], tmp_path / "tree"))
-    cases = items(tree, name, [1, 2])
+    cases = items(name, [1, 2])
     (tree / "list.json").write_text(json.dumps({"validation": cases, "test": cases}))
     settings: dict[str, Any] = {"bundle_root": bundles[name], "dataset_dir": tree / "list.json"}
     settings |= {"mirror": True, "smallest_lesion_ml": 1, "smoothing_mm": 8}
     evaluating = config(bundles[name], "train", "evaluate")
-    dice = []
+    scores = []
     for peak in (0.0, 0.999):
         scored, drawn = tmp_path / f"scored{peak}", tmp_path / f"drawn{peak}"
         settings["peak_threshold"] = peak
@@ -336,10 +316,9 @@ def test_what_is_evaluated_is_what_is_drawn(trees: Folders, bundles: Folders, tm
         for number in (1, 2):
             mask = nib.load(drawn / f"case{number}_label-lesion_mask.nii.gz").get_fdata()
             label = nib.load(tree / "labelsTr" / f"case{number}.nii.gz").get_fdata()
-            overlap = 2 * (mask * label).sum() / (mask.sum() + label.sum())
-            assert table[f"case{number}"] == pytest.approx(overlap, abs=1e-4)
-        dice.append(list(table))
-    assert dice[0] != dice[1]
+            assert table[f"case{number}"] == pytest.approx(dice(mask, label), abs=1e-4)
+        scores.append(list(table))
+    assert scores[0] != scores[1]
 
 
 @both
@@ -369,22 +348,6 @@ def test_one_corrupt_scan_does_not_stop_the_others(
 
 
 # ---- errors are told in one sentence ----
-
-WORKFLOWS = {
-    "training": ("train",),
-    "evaluating": ("train", "evaluate"),
-    "inference": ("inference",),
-}
-
-
-def assert_told(done: Done, *words: str) -> None:
-    """One sentence with these words on standard error, nothing else, and exit code 1."""
-    assert done.code == 1
-    assert done.out == ""
-    lines = done.told.splitlines()
-    assert len(lines) == 1, done.err
-    for word in words:
-        assert word in lines[0]
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
@@ -434,6 +397,24 @@ def test_impossible_limits_are_told(trees: Folders, bundles: Folders, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+@both
+def test_weights_of_another_sum_are_refused(
+    trees: Folders, bundles: Folders, tmp_path: Path, name: str
+) -> None:
+    """Nothing is written; with the file's own sum the same command runs."""
+    weights = bundles[name] / "models" / "model.pt"
+    settings = {
+        "config_file": config(bundles[name], "inference"), "bundle_root": bundles[name], "quiet": True,
+        "dataset_dir": trees[name] / "imagesTs", "output_dir": tmp_path / "out",
+    }  # fmt: skip
+    done = bundle("inference", **settings, weights_sha256="f" * 64)
+    assert_told(done, str(weights), "is not the file that was released")
+    assert not list(tmp_path.glob("out/*"))
+    done = bundle("inference", **settings, weights_sha256=digest(weights))
+    assert (done.code, done.told) == (0, "")
+    assert (tmp_path / "out" / "case1_label-lesion_mask.nii.gz").is_file()
+
+
 def test_debug_shows_where(bundles: Folders, tmp_path: Path) -> None:
     done = bundle(config_file=config(bundles["cnnres"], "inference"), debug=True, cwd=tmp_path)
     assert done.code == 1
@@ -454,8 +435,6 @@ def test_a_corrupt_scan_in_training_is_named(trees: Folders, bundles: Folders, t
 
 # ---- training ----
 
-QUICK = {"slices_per_scan": 1, "scans_per_batch": 2, "learning_rate": 0.001}
-
 
 @pytest.fixture(scope="module")
 def first_run(
@@ -470,9 +449,7 @@ def first_run(
     return output, done
 
 
-def test_training_keeps_weights_state_and_events(
-    first_run: tuple[Path, Done], bundles: Folders, trees: Folders
-) -> None:
+def test_training_keeps_weights_state_and_events(first_run: tuple[Path, Done], bundles: Folders) -> None:
     output, done = first_run
     assert done.code == 0, done.err
     state = torch.load(output / "models" / "model.pt", weights_only=True)
@@ -644,12 +621,12 @@ def test_two_processes_train_and_evaluate(trees: Folders, bundles: Folders, tmp_
     assert done.stdout.count("Trained for 1 epoch;") == 1
 
     # Three cases do not go evenly into two processes.
-    odd = trees["cnnres"] / "three.json"
-    content = {
-        "training": items(trees["cnnres"], "cnnres", [4, 5]),
-        "validation": items(trees["cnnres"], "cnnres", [1, 2, 3]),
-    }
-    odd.write_text(json.dumps(content))
+    odd = write_list(
+        tmp_path / "three.json",
+        trees["cnnres"],
+        training=items("cnnres", [4, 5]),
+        validation=items("cnnres", [1, 2, 3]),
+    )
     done = start(
         "evaluating", "--config_file", config(folder, "train", "evaluate", "multi_gpu_evaluate"),
         "--dataset_dir", odd, "--output_dir", tmp_path / "two",

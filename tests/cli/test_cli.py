@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,10 +24,10 @@ from typer.testing import CliRunner
 from shared_nets import XNet, __version__, load_keras_weights
 from shared_nets.cli import app
 from shared_nets.precision import bfloat16_pays
-from tests.commands import Running, bundle, start, strokeseg
+from tests.commands import Running, bundle, start, strokeseg, wait_for
 from tests.heads import head, lesion_mask, write
+from tests.networks.keras_files import write_h5
 from tests.networks.oracle.weights import keras_weights
-from tests.networks.test_keras_import import write_h5
 
 Folders = Mapping[str, Path]
 
@@ -481,6 +480,17 @@ def test_a_bids_dataset_and_what_a_rerun_does(bundles: Folders, dataset: Path, t
     assert "has no sub-9" in absent.err
 
 
+def test_sessions_of_a_bids_dataset(bundles: Folders, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        name = f"sub-1/ses-{number}/anat/sub-1_ses-{number}_T1w.nii.gz"
+        write(tmp_path / "bids" / name, head("T1w", lesion_mask(number), seed=number))
+    chosen = ["--session", "1, ", "--session", "ses-3"]
+    done = strokeseg(*predict(bundles, tmp_path / "out", "--quiet", *chosen, tmp_path / "bids"))
+    assert (done.code, done.err) == (0, "")
+    masks = {path.name for path in tmp_path.glob("out/sub-1/*/anat/*_mask.nii.gz")}
+    assert masks == {f"sub-1_ses-{n}_label-lesion_mask.nii.gz" for n in (1, 3)}
+
+
 def test_three_processes_one_of_them_killed(bundles: Folders, dataset: Path, tmp_path: Path) -> None:
     """As under torchrun: the killed part goes on where it was, and the tables are those of one process."""
     together, alone = tmp_path / "together", tmp_path / "alone"
@@ -491,7 +501,7 @@ def test_three_processes_one_of_them_killed(bundles: Folders, dataset: Path, tmp
 
     running = [part(rank) for rank in range(3)]
     first = together / "sub-2" / "anat" / "sub-2_label-lesion_mask.json"  # of the second process
-    wait_for(first, running[1])
+    wait_for(first.exists, running[1].process.is_alive)
     assert running[1].process.pid
     os.kill(running[1].process.pid, signal.SIGKILL)
     ends = [one.wait() for one in running]
@@ -519,7 +529,7 @@ def test_sigterm_ends_in_a_sentence_and_the_next_run_continues(
 ) -> None:
     out = tmp_path / "out"
     running = start("shared_nets.cli", *predict(bundles, out, "--quiet", dataset))
-    wait_for(out / "sub-1" / "anat" / "sub-1_label-lesion_mask.json", running)
+    wait_for((out / "sub-1" / "anat" / "sub-1_label-lesion_mask.json").exists, running.process.is_alive)
     assert running.process.pid
     os.kill(running.process.pid, signal.SIGSTOP)  # so that it cannot end before the second run looks
     refused = strokeseg(*predict(bundles, out, dataset))
@@ -538,13 +548,6 @@ def test_sigterm_ends_in_a_sentence_and_the_next_run_continues(
     again = strokeseg(*predict(bundles, out, dataset))
     assert again.code == 0, again.err
     assert "6 scans segmented (" in again.out
-
-
-def wait_for(path: Path, running: Running) -> None:
-    """Until a command has written a file, however long a busy machine takes."""
-    while not path.exists():
-        assert running.process.is_alive(), f"ended without {path}"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("shard", ["4/3", "half"])

@@ -910,7 +910,7 @@ def test_participants_of_a_plain_folder(make: Any) -> None:
         find_cases(make("a.nii"), participants=["01"])
 
 
-def test_a_list_of_paths(make: Any, dataset: Path) -> None:
+def test_a_list_of_paths(make: Any) -> None:
     root = make("more/x.nii.gz", "more/y.nii.gz", "d.nii", "f.nii")
     (root / "scans.txt").write_text(f"# chosen\nmore\n\n  {root}/d.nii \nabsent.nii\n")
     assert images(find_cases(root / "scans.txt"), root) == [

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import CropForegroundd
 
 from shared_nets.data import ScaleHeadIntensityd, cranium_mask, head_mask
+from tests.heads import dice
 
 
 def ball(shape: tuple[int, ...], centre: tuple[float, ...], radius: float) -> np.ndarray:
@@ -40,10 +41,6 @@ def scan(air: float = 0.0, skull: bool = True, seed: int = 0) -> np.ndarray:
     return image.astype(np.float32)
 
 
-def overlap(mask: np.ndarray, truth: np.ndarray) -> float:
-    return float(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
-
-
 @pytest.mark.parametrize(
     ("image", "truth"),
     [
@@ -65,7 +62,7 @@ def test_head_is_found(image: np.ndarray, truth: np.ndarray) -> None:
     assert mask.dtype == bool
     assert mask.shape == (1, *SHAPE)
     # Blocks of 3 mm around a ball of radius 18-24 mm: Dice above 0.9 is an outline within a block.
-    assert overlap(mask[0], truth) > 0.9
+    assert dice(mask[0], truth) > 0.9
     # Never more than two blocks cut off or added on any side: what the crop rests on.
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
@@ -93,7 +90,7 @@ def test_any_channel_counts_and_missing_ones_do_not() -> None:
         np.testing.assert_array_equal(head_mask(np.stack(channels)), alone)
     halves = np.stack([np.where(np.arange(SHAPE[0])[:, None, None] < 33, one, 0), one * 0])
     halves[1] = one - halves[0]
-    assert overlap(head_mask(halves)[0], HEAD) > 0.9
+    assert dice(head_mask(halves)[0], HEAD) > 0.9
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (0.5, 0.5, 4.0), (3.0, 3.0, 3.0)])
@@ -104,7 +101,7 @@ def test_kind_device_and_voxel_size(spacing: tuple[float, ...]) -> None:
     assert isinstance(mask, torch.Tensor)
     assert mask.dtype == torch.bool
     assert mask.device == image.device
-    assert overlap(mask[0].numpy(), HEAD) > 0.85
+    assert dice(mask[0].numpy(), HEAD) > 0.85
     assert isinstance(head_mask(tensor), torch.Tensor)
 
 
@@ -142,19 +139,22 @@ def scaled(*channels: np.ndarray, **options: Any) -> np.ndarray:
 
 
 def test_percentiles_over_the_head_become_0_and_1() -> None:
+    """Of the phantom's own head; the one that is found differs by a block of 3 mm here and there."""
     image = scan(air=20)
-    head = head_mask(image[None])[0]
-    low, high = np.percentile(image[head], [10, 90])
-    result = scaled(image, lower=10, upper=90)[0]
-    np.testing.assert_allclose(result, np.clip((image - low) / (high - low), 0, 1), atol=1e-5)
+    low, high = np.percentile(image[HEAD], [25, 75])
+    assert high > 10 * np.percentile(image, 75)  # those of the whole image are air
+    result = scaled(image, lower=25, upper=75)[0]
+    np.testing.assert_allclose(result, np.clip((image - low) / (high - low), 0, 1), atol=0.05)
 
 
 def test_result_does_not_depend_on_field_of_view_or_units() -> None:
     image = scan(air=20)
-    padded = np.pad(image, 15, mode="reflect")
-    padded[:15], padded[-15:] = 0, 0  # more air
-    wide = scaled(np.pad(image, 15))[0][15:-15, 15:-15, 15:-15]
-    np.testing.assert_allclose(wide, scaled(image)[0], atol=0.02)
+    inside = (slice(15, -15),) * 3
+    noise = np.random.default_rng(1).normal(0, 20, (2, *(n + 30 for n in SHAPE)))
+    for air in (np.zeros_like(noise[0]), np.hypot(*noise)):  # blank, or as noisy as the scan's own
+        wide = air.astype(np.float32)
+        wide[inside] = image
+        np.testing.assert_allclose(scaled(wide)[0][inside], scaled(image)[0], atol=0.02)
     np.testing.assert_allclose(scaled(image * 7e-4)[0], scaled(image)[0], atol=1e-4)
 
 

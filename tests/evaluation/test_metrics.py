@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from shared_nets.errors import MaskError, ScanGeometryError, ScanMismatchError, StrokeSegError
 from shared_nets.evaluation import METRICS, case_metrics, reference_lesions
+from tests.heads import oblique
 
 MM1 = np.eye(4)
 UNITLESS = ("dice", "iou", "precision", "recall", "lesion_f1")
@@ -33,16 +34,9 @@ def blobs(seed: int, shape: tuple[int, int, int] = (18, 15, 12), share: float = 
     return (noise > np.quantile(noise, 1 - share)).astype(np.uint8)
 
 
-def oblique(sizes: tuple[float, float, float]) -> NDArray[np.float64]:
-    """A rotated and shifted affine with these voxel sizes in mm."""
-    q, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))
-    affine = np.eye(4)
-    affine[:3, :3] = q @ np.diag(sizes)
-    affine[:3, 3] = (-90, 31, 7)
-    return affine
-
-
 S = np.s_
+FAR = (-90, 31, 7)
+"""Where an affine may start, far from 0."""
 
 
 def test_two_boxes_counted_by_hand() -> None:
@@ -150,7 +144,7 @@ def test_empty_masks_are_scored_as_monai_does_when_it_keeps_them(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_hausdorff_is_that_of_surface_points_in_world_space(seed: int) -> None:
-    pred, label, affine = blobs(seed), blobs(seed + 10), oblique((0.7, 1.3, 4.0))
+    pred, label, affine = blobs(seed), blobs(seed + 10), oblique(np.diag([0.7, 1.3, 4.0, 1.0]), 33, FAR)
 
     def surface(mask: NDArray[np.uint8]) -> NDArray[np.float64]:
         edge = mask.astype(bool) & ~ndimage.binary_erosion(mask)
@@ -191,8 +185,8 @@ def test_what_holds_for_any_two_masks(seed: int) -> None:
 def test_voxel_size_changes_volumes_and_distances_only() -> None:
     pred, label = blobs(0), blobs(1)
     small, large = (
-        case_metrics(pred, label, oblique((1, 1, 1))),
-        case_metrics(pred, label, oblique((2, 2, 2))),
+        case_metrics(pred, label, oblique(np.diag([1.0, 1.0, 1.0, 1.0]), 33, FAR)),
+        case_metrics(pred, label, oblique(np.diag([2.0, 2.0, 2.0, 1.0]), 33, FAR)),
     )
     for key in METRICS:
         factor = 8 if key.endswith("_ml") else 2 if key.endswith("_mm") else 1

@@ -23,21 +23,24 @@ from shared_nets.errors import UsageError
 from shared_nets.evaluation import measure_case
 from shared_nets.experiments.crossvalidation import Experiment, check_recipes, telling_how_to_go_on
 from shared_nets.files import held, in_turn
-from tests.bundles.test_workflows import digest, items
-from tests.commands import ROOT, strokeseg
+from tests.bundles.configs import items, write_list
+from tests.commands import ROOT, digest, strokeseg, wait_for
 
 Folders = Mapping[str, Path]
 
 
 @pytest.fixture(scope="module")
-def data(trees: Folders) -> dict[str, Path]:
+def data(trees: Folders, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A data list of two folds for each bundle."""
-    lists = {}
-    for name, tree in trees.items():
-        lists[name] = tree / "two_folds.json"
-        folds = [items(tree, name, [n], fold=n % 2)[0] for n in range(1, 6)]
-        lists[name].write_text(json.dumps({"training": folds}))
-    return lists
+    folder = tmp_path_factory.mktemp("two_folds")
+    return {
+        name: write_list(
+            folder / f"{name}.json",
+            tree,
+            training=[items(name, [n], fold=n % 2)[0] for n in range(1, 6)],
+        )
+        for name, tree in trees.items()
+    }
 
 
 def command(
@@ -99,9 +102,7 @@ def test_killed_in_training_it_loses_an_epoch_at_most(
     )  # fmt: skip
     checkpoint = tmp_path / "fold0" / "models" / "last.ckpt"
     try:
-        while not checkpoint.is_file():
-            assert process.poll() is None
-            time.sleep(0.05)
+        wait_for(checkpoint.is_file, lambda: process.poll() is None)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -177,25 +178,25 @@ def test_sections_are_trained_once_and_judged_on_the_test(
 ) -> None:
     """The CNN-Res paper's 34/5/5, small: no folds to go through."""
     numbers = {"training": [1, 2, 3], "validation": [4], "test": [5]}
-    parts = {name: items(trees["cnnres"], "cnnres", part) for name, part in numbers.items()}
-    path = trees["cnnres"] / "sections_of_three.json"
-    path.write_text(json.dumps(parts))
-    words = command(bundles, {"cnnres": path}, "cnnres", tmp_path, "--evaluate-on", "test")
+    parts = {name: items("cnnres", part) for name, part in numbers.items()}
+    path = write_list(tmp_path / "sections.json", trees["cnnres"], **parts)
+    output = tmp_path / "out"
+    words = command(bundles, {"cnnres": path}, "cnnres", output, "--evaluate-on", "test")
     done = strokeseg(*words)
     assert done.code == 0, done.err
-    assert [p.name for p in tmp_path.glob("fold*")] == ["fold0"]
+    assert [p.name for p in output.glob("fold*")] == ["fold0"]
     assert "tables: metrics_test.csv, summary_test.csv" in done.out
-    assert sorted(path.name for path in tmp_path.glob("*.csv")) == ["metrics_test.csv", "summary_test.csv"]
-    cases = json.loads((tmp_path / "fold0" / "run.json").read_text())["cases"]
+    assert sorted(path.name for path in output.glob("*.csv")) == ["metrics_test.csv", "summary_test.csv"]
+    cases = json.loads((output / "fold0" / "run.json").read_text())["cases"]
     assert [case["name"] for case in cases["validation"]] == ["case4"]
     # The same run on its validation case: trained already, and the other tables are kept.
-    checkpoint = tmp_path / "fold0" / "models" / "last.ckpt"
+    checkpoint = output / "fold0" / "models" / "last.ckpt"
     before = checkpoint.stat().st_mtime_ns
     done = strokeseg(*words[:-2])
     assert done.code == 0, done.err
     for table in ("metrics{}.csv", "fold0/evaluation{}/metrics.csv"):
-        assert list(pd.read_csv(tmp_path / table.format(""))["scan"]) == ["case4"]
-        assert list(pd.read_csv(tmp_path / table.format("_test"))["scan"]) == ["case5"]
+        assert list(pd.read_csv(output / table.format(""))["scan"]) == ["case4"]
+        assert list(pd.read_csv(output / table.format("_test"))["scan"]) == ["case5"]
     assert checkpoint.stat().st_mtime_ns == before
 
 
@@ -233,8 +234,7 @@ def test_a_test_without_test_cases_is_told_before_anything_is_written(
 def test_a_single_subject_leaves_nothing_to_evaluate(
     bundles: Folders, trees: Folders, tmp_path: Path
 ) -> None:
-    path = trees["cnnres"] / "single.json"
-    path.write_text(json.dumps({"training": items(trees["cnnres"], "cnnres", [1])}))
+    path = write_list(tmp_path / "single.json", trees["cnnres"], training=items("cnnres", [1]))
     done = strokeseg(*command(bundles, {"cnnres": path}, "cnnres", tmp_path / "out", "--fold", 0))
     assert done.code == 1
     assert "leaves no case to evaluate in fold 0" in done.err
@@ -259,14 +259,19 @@ def test_a_single_subject_leaves_nothing_to_evaluate(
     ],
 )
 def test_settings_and_recipes_that_cannot_work(
-    bundles: Folders, data: dict[str, Path], tmp_path: Path, words: tuple[str, str], told: str
+    bundles: Folders,
+    trees: Folders,
+    data: dict[str, Path],
+    tmp_path: Path,
+    words: tuple[str, str],
+    told: str,
 ) -> None:
     option, value = words
     if option == "--recipe":
         (tmp_path / "recipe.json").write_text(value)
         value = str(tmp_path / "recipe.json")
-    path = data["cnnres"].with_name("no_folds.json")  # whose folds are counted, not named
-    path.write_text(json.dumps({"training": items(path.parent, "cnnres", [1, 2])}))
+    # A list whose folds are counted, not named.
+    path = write_list(tmp_path / "no_folds.json", trees["cnnres"], training=items("cnnres", [1, 2]))
     for one, fold in ((data, ["--fold", 0]), ({"cnnres": path}, [])):
         done = strokeseg(*command(bundles, one, "cnnres", tmp_path / "out", *fold, option, value))
         assert done.code == 1
@@ -287,12 +292,11 @@ def test_a_recipe_may_have_values_of_its_own(tmp_path: Path) -> None:
 
 
 def test_test_cases_that_were_trained_on_are_told(bundles: Folders, trees: Folders, tmp_path: Path) -> None:
-    path = trees["cnnres"] / "leak.json"
-    sections = {"training": [1, 2, 3], "validation": [4], "test": [2]}
-    path.write_text(json.dumps({k: items(trees["cnnres"], "cnnres", v) for k, v in sections.items()}))
+    numbers = {"training": [1, 2, 3], "validation": [4], "test": [2]}
+    parts = {name: items("cnnres", part) for name, part in numbers.items()}
+    path = write_list(tmp_path / "leak.json", trees["cnnres"], **parts)
     words = command(bundles, {"cnnres": path}, "cnnres", tmp_path / "out", "--evaluate-on", "test")
     done = strokeseg(*words, "--set", "max_epochs=1")
-    path.unlink()
     assert done.code == 0, done.err
     assert "The same subjects train and test, so scores flatter: case2" in done.err
 
@@ -367,12 +371,10 @@ def test_fine_tuning_begins_again_with_corrected_settings(
 def test_what_is_no_other_experiment_may_change(trained: Experiment, tmp_path: Path) -> None:
     """Where the data lie, where it runs, how a list is written; not the masks."""
     path = trained.data / "list.json"
-    path.write_text(json.dumps({"training": items(trained.data, "cnnres", [1, 2, 3])}))
+    path.write_text(json.dumps({"training": items("cnnres", [1, 2, 3])}))
     listed = replace(trained, data=path)
     listed.check([0])
-    path.write_text(
-        json.dumps({"test": items(trained.data, "cnnres", [4])} | json.loads(path.read_text()), indent=4)
-    )
+    path.write_text(json.dumps({"test": items("cnnres", [4])} | json.loads(path.read_text()), indent=4))
     replace(listed, settings={"workers": 1, "cache_gb": 1.5, "device": "cpu"}).check([0])
 
     (listed.output / "experiment.json").unlink()
@@ -389,7 +391,7 @@ def test_what_is_no_other_experiment_may_change(trained: Experiment, tmp_path: P
 @pytest.mark.parametrize("subjects", [1, 3, 5])
 def test_few_subjects_make_fewer_folds(trained: Experiment, subjects: int) -> None:
     path = trained.data / "list.json"
-    path.write_text(json.dumps({"training": items(trained.data, "cnnres", range(1, 1 + subjects))}))
+    path.write_text(json.dumps({"training": items("cnnres", range(1, 1 + subjects))}))
     folds = replace(trained, data=path).folds()
     assert folds == list(range(subjects))
     held = [case["name"] for fold in folds for case in replace(trained, data=path).evaluated(fold)]
@@ -481,6 +483,29 @@ def test_folds_run_one_by_one_make_one_table(trained: Experiment) -> None:
     assert set(trained.run([0])["fold"]) == {0}
 
 
+@pytest.mark.parametrize(
+    ("words", "evaluated"), [((), "last.safetensors"), (("--weights", "best"), "model.pt")]
+)
+def test_the_last_epoch_is_evaluated_unless_the_best_is_asked_for(
+    trained: Experiment, words: tuple[str, ...], evaluated: str
+) -> None:
+    models = trained.fold_folder(0) / "models"
+    torch.save(CNNRes().state_dict(), models / "model.pt")
+    done = strokeseg(
+        "experiment", trained.data, "--model", "cnnres", "--bundle", trained.bundle, "--output",
+        trained.output, "--quiet", "--fold", 0, *words,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    told = json.loads((trained.evaluation_folder(0) / "evaluation.json").read_text())
+    assert told["WeightsSHA256"] == digest(models / evaluated)
+
+
+def test_an_evaluation_keeps_no_probabilities(trained: Experiment) -> None:
+    rows = trained.run([0])
+    assert rows["volume_ml"].notna().all()
+    assert rows["max_probability"].isna().all()
+
+
 def test_a_task_of_an_array_evaluates_all_cases_of_its_fold(
     trained: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,9 +544,7 @@ def test_of_jobs_that_end_together_the_last_to_write_has_seen_all(trained: Exper
     ]  # fmt: skip
     with in_turn(trained.output):
         running = subprocess.Popen(job, cwd=ROOT)
-        while not trained.is_finished(0):
-            assert running.poll() is None
-            time.sleep(0.2)
+        wait_for(lambda: trained.is_finished(0), lambda: running.poll() is None)
         time.sleep(1)  # by now it would have read the tables, were it not for the other job
         kept.rename(summary)
     assert running.wait(timeout=60) == 0

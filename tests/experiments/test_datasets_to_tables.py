@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shared_nets.experiments.methods import METHODS, Comparison
-from tests.bundles.test_workflows import config, items
+from tests.bundles.configs import config, items, write_list
 from tests.commands import ROOT, bundle, strokeseg
 from tests.data import trees as datasets
 
@@ -159,14 +159,11 @@ def test_a_last_batch_of_one_slice_does_not_end_a_training(
     bundles: Folders, trees: Folders, tmp_path: Path
 ) -> None:
     """PSPNet pools to one pixel, of which batch norm has no statistics: three scans go in a batch of two."""
-    path = trees["xnet"] / "three_train.json"
-    path.write_text(
-        json.dumps(
-            {
-                "training": items(trees["xnet"], "xnet", [1, 2, 3]),
-                "validation": items(trees["xnet"], "xnet", [4]),
-            }
-        )
+    path = write_list(
+        tmp_path / "three_train.json",
+        trees["xnet"],
+        training=items("xnet", [1, 2, 3]),
+        validation=items("xnet", [4]),
     )
     done = bundle(
         "training", config_file=config(bundles["xnet"], "train"), dataset_dir=path, output_dir=tmp_path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.bundles.test_workflows import items
+from tests.bundles.configs import items
 from tests.commands import ROOT
 
 
@@ -22,8 +23,8 @@ from tests.commands import ROOT
 def test_before_and_after_on_cases_it_was_not_tuned_on(
     bundles: Mapping[str, Path], trees: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    tree = trees["cnnres"]
-    listed = [{"name": f"case{n}", **items(tree, "cnnres", [n], fold=n - 1)[0]} for n in range(1, 6)]
+    tree = Path(shutil.copytree(trees["cnnres"], tmp_path / "tree"))
+    listed = [{"name": f"case{n}", **items("cnnres", [n], fold=n - 1)[0]} for n in range(1, 6)]
     (tree / "datalist.json").write_text(json.dumps({"training": listed}))
     words = [
         "benchmarks/finetuning.py", "--model", "cnnres", "--bundle", bundles["cnnres"], "--dataset", tree,

@@ -158,7 +158,7 @@ def test_a_gpu_computes_in_pytorch(tiny: nn.Module) -> None:
     assert not isinstance(net, CompiledNetwork)
 
 
-def test_a_network_that_the_runtime_cannot_take(tiny: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_the_runtime_cannot_take() -> None:
     pytest.importorskip("onnxruntime")
 
     class Unusual(nn.Module):

@@ -14,103 +14,20 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from monai.data import DataLoader, Dataset
-from monai.engines import SupervisedEvaluator
+from monai.data import Dataset
 from monai.handlers import StatsHandler
-from monai.transforms import (
-    Activationsd,
-    AsDiscreted,
-    CastToTyped,
-    Compose,
-    CopyItemsd,
-    Invertd,
-    LoadImaged,
-    Orientationd,
-    Spacingd,
-)
 from torch import Tensor, nn
 
-from shared_nets.errors import OutputError, ScanIntensityError, WeightsError, warn_of_scan
-from shared_nets.inference import Cohort, LesionWriter, SliceWindowInferer
+from shared_nets.errors import OutputError, WeightsError, warn_of_scan
+from shared_nets.inference import LesionWriter
 from shared_nets.inference.outputs import MASK_SUFFIX, PICTURE_SUFFIX, PROBABILITY_SUFFIX
+from tests.heads import dice
+from tests.inference.cohorts import AFFINE, LEFT, RIGHT, VOXEL_ML, Bright, cohort, save
 
-AFFINE = np.array([[0, -1.25, 0, 20], [-1, 0, 0, 18], [0, 0, 3, -15], [0, 0, 0, 1.0]])  # axes P, L, S
 COLUMNS = (
     "scan,status,volume_ml,lesion_count,largest_ml,side,max_probability,seconds,message,"
     "left_ml,right_ml,centroid_x_mm,centroid_y_mm,centroid_z_mm,mean_probability"
 )
-VOXEL_ML = 1.25 * 3 / 1000
-
-
-class Bright(nn.Module):
-    """Lesion is what is brighter than 0.8; a value above 5 is a bug, one above 3 overflows."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.max() > 5:
-            raise TypeError("unsupported operand\nwith details")
-        if x.max() > 3:
-            return x / 0 - x / 0
-        return 100 * (x - 0.8)
-
-
-class RefuseNegative:
-    """Stands for the checks of loading."""
-
-    def __call__(self, case: Mapping[str, Any]) -> Mapping[str, Any]:
-        if case["image"].min() < 0:
-            raise ScanIntensityError(f"{case['name']}.nii.gz: it has negative\nvoxels; export it again.")
-        return case
-
-
-def save(
-    folder: Path, name: str, lesions: tuple[tuple[slice, slice, slice], ...] = (), value: float = 1.0
-) -> dict:
-    data = np.zeros((30, 30, 8), np.float32)
-    data[3:27, 3:27, 1:7] = 0.5
-    for lesion in lesions:
-        data[lesion] = value
-    path = folder / f"{name}.nii.gz"
-    nib.save(nib.Nifti1Image(data, AFFINE), path)
-    return {"image": str(path), "name": name}
-
-
-# The second axis runs to the left.
-LEFT = (slice(5, 10), slice(18, 24), slice(2, 4))  # 60 voxels
-RIGHT = (slice(5, 9), slice(4, 9), slice(3, 5))  # 40 voxels
-
-
-def cohort(cases: list[dict], output: Path, network: nn.Module | None = None, **settings: Any) -> Cohort:
-    labels = (("L", "R"), ("P", "A"), ("I", "S"))
-    before = Compose(
-        [
-            LoadImaged("image", ensure_channel_first=True),
-            RefuseNegative(),
-            Orientationd("image", axcodes="ARS", labels=labels),
-            Spacingd("image", pixdim=[1, 1, -1]),
-        ]
-    )
-    after = Compose(
-        [
-            Activationsd("pred", sigmoid=True),
-            Invertd("pred", transform=before, orig_keys="image", nearest_interp=False),
-            CopyItemsd("pred", names="probability"),
-            AsDiscreted("pred", threshold=0.5),
-            CastToTyped("pred", dtype=torch.uint8),
-        ]
-    )
-    handlers = settings.pop("handlers", ())
-    settings = {"writer": LesionWriter(output, save_probability=True), **settings}
-    evaluator = SupervisedEvaluator(
-        device=torch.device("cpu"),
-        # What a config gives: a loader over all scans, whose length must not matter.
-        val_data_loader=DataLoader(Dataset(cases, before)),
-        network=network or Bright(),
-        inferer=SliceWindowInferer((32, 32)),
-        postprocessing=after,
-        val_handlers=handlers,
-    )
-    return Cohort(evaluator, Dataset(cases, before), output, **settings)
 
 
 def table(output: Path) -> pd.DataFrame:
@@ -157,7 +74,7 @@ def test_three_scans_of_which_one_is_broken(tmp_path: Path, capfd: pytest.Captur
     np.testing.assert_array_equal(mask.affine, AFFINE)
     truth = np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj) > 0.8
     found = np.asarray(mask.dataobj) > 0
-    assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.9
+    assert dice(truth, found) > 0.9
     assert found.sum() * VOXEL_ML == pytest.approx(float(a.volume_ml), abs=1e-3)
 
 
@@ -321,12 +238,12 @@ def test_a_failure_to_write_one_scan_is_a_row_and_one_that_concerns_all_ends_the
 
 
 def test_further_measures_are_further_columns(tmp_path: Path) -> None:
-    def dice(case: dict[str, Any]) -> dict[str, float]:
+    def overlap(case: dict[str, Any]) -> dict[str, float]:
         return {"dice": 0.5, "voxels": int(case["pred"].sum()), "seen": case["name"]}
 
     cases = [{"image": str(tmp_path / "absent.nii.gz"), "name": "absent"}, save(tmp_path, "a", (LEFT,))]
     with pytest.raises(SystemExit):
-        cohort(cases, tmp_path / "out", measures=[dice], quiet=True, table="metrics.csv").run()
+        cohort(cases, tmp_path / "out", measures=[overlap], quiet=True, table="metrics.csv").run()
     rows = pd.read_csv(tmp_path / "out" / "metrics.csv")
     assert list(rows)[7:12] == ["dice", "voxels", "seen", "seconds", "message"]
     assert np.isnan(rows.dice[0])

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from shared_nets.inference import head_midline, label_lesions, measure_lesions
+from tests.heads import oblique
 
 ORIENTATIONS = [
     [[axis, flip] for axis, flip in zip(axes, flips, strict=True)]
@@ -20,15 +21,8 @@ ORIENTATIONS = [
 ]
 
 
-def oblique(degrees: float = 20, spacing: tuple[float, float, float] = (1, 1, 1)) -> np.ndarray:
-    """Turned about z and x, voxels of ``spacing`` mm, an origin far from 0."""
-    a = math.radians(degrees)
-    about_z = [[math.cos(a), -math.sin(a), 0], [math.sin(a), math.cos(a), 0], [0, 0, 1]]
-    about_x = [[1, 0, 0], [0, math.cos(a), -math.sin(a)], [0, math.sin(a), math.cos(a)]]
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(about_z) @ np.array(about_x) @ np.diag(spacing)
-    affine[:3, 3] = [300, -40, 12]
-    return affine
+FAR = (300, -40, 12)
+"""Where an affine may start, far from 0."""
 
 
 def boxes(*corners: tuple[slice, slice, slice]) -> np.ndarray:
@@ -87,7 +81,7 @@ def test_voxels_on_the_midline_count_half_on_either_side() -> None:
 def test_a_sphere_has_its_volume() -> None:
     grid = np.indices((60, 60, 60)) - 30
     mask = ((grid * 0.5) ** 2).sum(axis=0) <= 12**2  # 12 mm at 0.5 mm voxels
-    found = measure_lesions(mask[None], None, oblique(33, (0.5, 0.5, 0.5)), 0.0)
+    found = measure_lesions(mask[None], None, oblique(np.diag([0.5, 0.5, 0.5, 1.0]), 33, FAR), 0.0)
     assert found.volume_ml == pytest.approx(4 / 3 * math.pi * 1.2**3, rel=0.01)
     assert found.lesion_count == 1
     assert math.isnan(found.max_probability)
@@ -106,7 +100,8 @@ def test_voxels_that_share_a_corner_are_one_lesion(second: tuple[int, int, int],
 @pytest.mark.parametrize("ornt", ORIENTATIONS, ids=str)
 @pytest.mark.parametrize("world", ["straight", "oblique"])
 def test_side_is_the_patients_in_all_48_axis_orders(ornt: list[list[int]], world: str) -> None:
-    affine = oblique(15, (1, 1.5, 2)) if world == "oblique" else np.diag([1.0, 1.5, 2.0, 1.0])
+    straight = np.diag([1.0, 1.5, 2.0, 1.0])
+    affine = oblique(straight, 15, FAR) if world == "oblique" else straight
     shape = (20, 24, 16)
     middle = float((affine @ [9.5, 11.5, 7.5, 1])[0])
     turned_affine = affine @ inv_ornt_aff(np.array(ornt), shape)

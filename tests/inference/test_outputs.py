@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -14,8 +10,8 @@ import pandas as pd
 import pytest
 
 from shared_nets.errors import OutputError
-from shared_nets.files import make_output_folder, write_bytes
 from shared_nets.inference import write_nifti, write_table
+from tests.traps import full_disk
 
 SHAPE = (6, 7, 5)
 OBLIQUE = np.array([[0.0, -0.9, 0.5, 30], [1.1, 0.1, 0, -20], [0, 0.6, 2.5, 7], [0, 0, 0, 1]])
@@ -132,62 +128,6 @@ def test_a_table(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "t.csv").to_dict("list") == {"scan": ["a, b"]}
     write_table(tmp_path / "empty.csv", [], ["scan", "message"])
     assert (tmp_path / "empty.csv").read_text() == "scan,message\n"
-
-
-def test_permissions_follow_the_umask(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        write_bytes(tmp_path / "file", b"x")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
-
-
-def test_a_name_as_long_as_names_can_be(tmp_path: Path) -> None:
-    write_bytes(tmp_path / ("x" * 255), b"whole")
-    assert (tmp_path / ("x" * 255)).read_bytes() == b"whole"
-
-
-def test_a_folder_in_the_files_place(tmp_path: Path) -> None:
-    (tmp_path / "out.nii.gz").mkdir()
-    with pytest.raises(OutputError, match=r"out\.nii\.gz cannot be written: a folder has its name"):
-        write_bytes(tmp_path / "out.nii.gz", b"x")
-    assert [path.name for path in tmp_path.iterdir()] == ["out.nii.gz"]
-
-
-def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
-    (tmp_path / "results").write_text("mine")
-    for folder in (tmp_path / "results", tmp_path / "results" / "deeper"):
-        with pytest.raises(OutputError, match="a file stands where a folder is needed"):
-            make_output_folder(folder)
-        with pytest.raises(OutputError, match="a file stands where a folder is needed"):
-            write_bytes(folder / "out.csv", b"x")
-    assert (tmp_path / "results").read_text() == "mine"
-
-
-def test_a_folder_that_cannot_be_written() -> None:
-    # /proc refuses new files to everybody, root too.
-    if not Path("/proc/self").is_dir():
-        pytest.skip("no /proc here")
-    with pytest.raises(OutputError, match="/proc/results"):
-        make_output_folder("/proc/results")
-
-
-def test_make_output_folder_leaves_nothing_behind(tmp_path: Path) -> None:
-    folder = make_output_folder(tmp_path / "a" / "b")
-    assert make_output_folder(str(folder)) == folder
-    assert list(folder.iterdir()) == []
-
-
-@contextmanager
-def full_disk(limit: int = 1000) -> Iterator[None]:
-    """No file may grow beyond ``limit`` bytes, as on a disk that fills up on the way."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("existing", [None, b"the earlier result"])

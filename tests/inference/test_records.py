@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from datetime import datetime, timezone
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,7 +27,7 @@ from shared_nets.inference import Cohort, LesionWriter, Records, SliceWindowInfe
 from shared_nets.inference.outputs import LABELS_SUFFIX, MASK_SUFFIX, PICTURE_SUFFIX
 from shared_nets.inference.records import Result
 from shared_nets.inference.report import volume_bars
-from tests.inference.test_cohort import LEFT, RIGHT, Bright, cohort, save
+from tests.inference.cohorts import LEFT, RIGHT, Bright, cohort, save
 
 Run = Callable[..., list[str]]
 
@@ -136,7 +138,7 @@ def test_a_sidecar_that_says_nothing_is_no_result(
     assert run(scans) == ["c"]
 
 
-def test_failed_scans_are_tried_again(run: Run, scans: list[dict], tmp_path: Path) -> None:
+def test_failed_scans_are_tried_again(run: Run, scans: list[dict]) -> None:
     whole = Path(scans[1]["image"]).read_bytes()
     Path(scans[1]["image"]).write_bytes(whole[:200])
     with pytest.raises(SystemExit):
@@ -357,9 +359,7 @@ def test_a_copy_a_link_and_a_relative_path_are_the_same_scan(
     assert run([scan]) == ["T1"]
 
 
-def test_a_run_killed_while_redoing_leaves_no_wrong_record(
-    run: Run, scans: list[dict], tmp_path: Path
-) -> None:
+def test_a_run_killed_while_redoing_leaves_no_wrong_record(run: Run, scans: list[dict]) -> None:
     """With other settings a's mask is new when all ends, before its record: no old one may vouch for it."""
     run(scans)
 
@@ -400,6 +400,20 @@ def test_what_is_known_of_a_result(run: Run, scans: list[dict], tmp_path: Path) 
     assert manifest["software"]["monai"]
     assert [scan["row"]["scan"] for scan in manifest["scans"]] == ["a", "b", "c"]
     assert manifest["scans"][0]["inputs"] == about["Inputs"]
+
+
+def test_the_manifest_tells_the_command_when_it_ran_and_where(
+    run: Run, scans: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["strokeseg", "predict", "--model", "xnet"])
+    before = datetime.now(timezone.utc).replace(microsecond=0)
+    run(scans)
+    after = datetime.now(timezone.utc)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["command"] == ["strokeseg", "predict", "--model", "xnet"]
+    started, ended = (datetime.fromisoformat(manifest[key]) for key in ("started", "ended"))
+    assert before <= started <= ended <= after
+    assert (manifest["stopped"], manifest["device"]) == (None, "cpu")
 
 
 @pytest.mark.filterwarnings("ignore::shared_nets.data.ScanWarning")
@@ -445,6 +459,49 @@ def test_the_report_counts_scans_and_links_to_their_files(run: Run, tmp_path: Pa
     links = {unquote(urlsplit(link).path) for link in re.findall(r'href="([^#"][^"]*)"', page)}
     assert links == {f"{name}{suffix}" for name in lesions for suffix in (MASK_SUFFIX, PICTURE_SUFFIX)}
     assert all((out / link).is_file() for link in links)
+
+
+class Page(HTMLParser):
+    """The table's columns and the cells of its rows, scripts, and what a page would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.columns, self.scripts = 0, list[str]()
+        self.rows, self.loaded = list[int](), list[str]()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.columns += tag == "th"
+        if tag == "tr":
+            self.rows.append(0)
+        elif tag == "td":
+            self.rows[-1] += 1
+        elif tag == "script":
+            self.scripts.append("")
+        if tag == "link" or given.get("src"):
+            self.loaded.append(given.get("src") or given.get("href") or "")
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag == "script" and self.scripts and not self.scripts[-1]:
+            self.scripts[-1] = data
+
+
+def test_the_reports_own_script_sorts_by_the_column_clicked_on(
+    run: Run, scans: list[dict], tmp_path: Path
+) -> None:
+    """By a cell's place in its row, so that failed scans' rows have as many; nothing comes from elsewhere."""
+    Path(scans[1]["image"]).write_bytes(b"no scan")
+    with pytest.raises(SystemExit):
+        run(scans, save_picture=True)
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    (script,) = page.scripts
+    for part in ('querySelectorAll("th")', 'addEventListener("click"', "row.cells[column]", ".sort("):
+        assert part in script
+    assert page.columns == 13
+    assert page.rows == [0, *[page.columns] * 3]  # the head's row has no cells of its own
+    assert len(page.loaded) == 2
+    assert all(source.startswith("data:image/") for source in page.loaded)
 
 
 def test_bars_of_volumes_include_their_upper_end() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from shared_nets.errors import (
     ScanGeometryError,
     ScanIntensityError,
     ScanNotFoundError,
+    ScanWarning,
     UnreadableScanError,
     UsageError,
     WeightsError,
@@ -139,18 +141,23 @@ def test_dwi_and_flair(
     "settings",
     [
         {"threshold": 0.3},
-        {"peak_threshold": 0.6},
+        {"peak_threshold": 0.995},  # between those of its two pieces
         {"smallest_lesion_ml": 5.0},
         {"smoothing_mm": 9.0},
         {"mirror": False},
-        {"backend": "torch"},
     ],
 )
-def test_settings_are_the_configs(
-    bundles: Folders, written: Callable[..., Any], t1: Path, settings: dict[str, Any]
+def test_settings_are_the_configs_and_change_the_result(
+    bundles: Folders,
+    segmenters: dict[str, LesionSegmenter],
+    written: Callable[..., Any],
+    t1: Path,
+    settings: dict[str, Any],
 ) -> None:
     found = LesionSegmenter("xnet", bundle=bundles["xnet"], **settings).predict(t1)
     assert_same(found, written("xnet", str(t1), **settings))
+    without = segmenters["xnet"].predict(t1)
+    assert not np.array_equal(found.mask.dataobj, without.mask.dataobj)
 
 
 def test_flair_takes_away_but_adds_nothing_where_dwi_decides(
@@ -203,6 +210,16 @@ def test_threads_get_their_own_scans_masks(
 def test_an_image_without_an_affine_is_told(segmenters: dict[str, LesionSegmenter]) -> None:
     with pytest.raises(ScanGeometryError, match="has no affine"):
         segmenters["xnet"].predict(nib.Nifti1Image(head("T1w", lesion_mask(1), 1), None))
+
+
+def test_what_is_odd_about_a_scan_is_a_warning(
+    segmenters: dict[str, LesionSegmenter], pair: list[str]
+) -> None:
+    with pytest.warns(ScanWarning, match=r"sub-1_FLAIR\.nii\.gz is a FLAIR without its DWI"):
+        segmenters["cnnres"].predict(flair=pair[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ScanWarning)
+        segmenters["cnnres"].predict(pair)
 
 
 def test_bad_scans_are_told_in_our_own_words(

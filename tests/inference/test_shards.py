@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from shared_nets.errors import UsageError
 from shared_nets.inference import LesionWriter, Records
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
-from tests.inference.test_cohort import cohort, save
+from tests.commands import wait_for
+from tests.inference.cohorts import cohort, save
 
 
 @given(st.integers(0, 40), st.integers(1, 12))
@@ -88,8 +89,7 @@ def test_two_parts_that_end_together_lose_no_rows(tmp_path: Path, monkeypatch: p
     def read(shard: Shard, own: dict[str, Any]) -> list[dict[str, Any]]:
         parts = parts_there(shard, own)
         ends.start()
-        while not (tmp_path / "out" / "shards" / "2-of-2.json").exists():
-            time.sleep(0.01)
+        wait_for((tmp_path / "out" / "shards" / "2-of-2.json").exists, ends.is_alive)
         ends.join(1)  # not under way any more, or waiting for its turn
         return parts
 

@@ -233,6 +233,19 @@ def test_a_harmless_archive_is_unpacked_once(tmp_path: Path) -> None:
         unpack(archive, tmp_path / "out")
 
 
+def test_the_command_unpacks_into_a_folder_named_or_where_one_is(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "a.zip", {"b/x.txt": b"x"})
+    (tmp_path / "here").mkdir()
+    for words, made in ((["out"], "out/b"), ([], "b")):
+        done = strokeseg("unpack", archive, *words, cwd=tmp_path / "here")
+        assert (done.code, done.out) == (0, f"Unpacked {made}\n"), done.err
+        assert (tmp_path / "here" / made / "x.txt").read_bytes() == b"x"
+    done = strokeseg("unpack", archive, cwd=tmp_path / "here")
+    assert (done.code, done.out) == (1, "")
+    assert "b is there already" in done.told
+    assert len(done.told.splitlines()) == 1
+
+
 def archive(done: str) -> pytest.MarkDecorator:
     return pytest.mark.reliability(
         "Weights and configs", done, "Refused in one sentence; nothing of it is unpacked."

@@ -121,13 +121,18 @@ def test_of_other_weights_an_export_tells_the_sha256_and_no_claim(
     if ending == ".onnx":
         pytest.importorskip("onnx")
     folder, mine = ROOT / "cnnres_bundle", bundles["cnnres"] / "models" / "model.pt"
-    told = told_by(export_network(folder, tmp_path / f"mine{ending}", weights=mine))
+    done = strokeseg("export", folder, tmp_path / f"mine{ending}", "--weights", mine)
+    assert done.code == 0, done.err
+    told = told_by(tmp_path / f"mine{ending}")
     assert f"Weights with the SHA-256 {sha256(mine)}" in told["description"]
     assert "not a medical device" in told["description"]
     assert "imulated" not in str(told)
     assert sha256(folder / CURRENT) not in str(told)
     told = told_by(export_network(folder, tmp_path / f"own{ending}", weights=folder / SHIPPED))
     assert "Weights pretrained on simulated lesions." in told["description"]
+    if ending == ".ts":
+        x, network = torch.rand(1, 2, 32, 32), load_into(bundle_network(folder), mine).eval()
+        torch.testing.assert_close(torchscript(tmp_path / "mine.ts")(x), network(x), rtol=1e-4, atol=1e-4)
 
 
 def test_an_onnx_file_tells_what_it_is(bundles: Mapping[str, Path], tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from shared_nets.release.provenance import verify_bundle
 from shared_nets.release.share import _sections, share_weights
 from shared_nets.versions import check_version
 from shared_nets.weights import load_weights, save_weights
-from tests.commands import ROOT, bundle, run, strokeseg
+from tests.commands import ROOT, bundle, strokeseg
 from tests.heads import head, lesion_mask, write
-from tests.release.test_zoo import SCHEMA
+from tests.release.schema import verify_metadata
 
 WRITTEN_ANEW = {"Data", "Training", "Performance", "Limits", "Licence"}
 """Sections of the card that `strokeseg weights share` writes."""
@@ -65,19 +65,18 @@ def test_weights_become_a_bundle(evaluation: Path, weights: Path, tmp_path: Path
     done = strokeseg(
         "weights", "share", folder, "--bundle", ROOT / "cnnres_bundle", "--weights", weights,
         "--evaluation", evaluation, "--data", DATA, "--authors", "Stroke Lab", "--version", "1.2.0",
+        "--license", "CC BY 4.0",
     )  # fmt: skip
     assert done.code == 0, done.err
     metadata = json.loads((folder / "configs" / "metadata.json").read_text())
     assert metadata["version"] == "1.2.0"
     assert list(metadata["changelog"]) == ["1.2.0"]
     assert (metadata["authors"], metadata["data_source"]) == ("Stroke Lab", DATA)
+    assert metadata["weights_license"] == "CC BY 4.0"
     assert metadata["eval_metrics"]["mean_dice"] == 0.7
     assert metadata["eval_metrics"]["scans"] == 3
     assert "simulated" not in json.dumps(metadata)  # what the shipped weights were trained on
-    checked = run(
-        "monai.bundle", "verify_metadata", "--meta_file", folder / "configs" / "metadata.json",
-        "--filepath", SCHEMA,
-    )  # fmt: skip
+    checked = verify_metadata(folder / "configs" / "metadata.json")
     assert checked.code == 0, checked.err
     check_version(folder)
     assert len(verify_bundle(folder)) == 2
@@ -91,6 +90,7 @@ def test_weights_become_a_bundle(evaluation: Path, weights: Path, tmp_path: Path
     assert [line for line in card.splitlines() if line.startswith("## ")] == headings
     assert "not a medical device" in card
     assert DATA in card
+    assert "Licence of the weights: CC BY 4.0." in card
     assert "| dice | 0.700 | " in card
     assert "1 scan(s) failed" in card
     assert "simulated" not in card

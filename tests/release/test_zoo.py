@@ -18,14 +18,13 @@ from monai.utils import BundlePropertyConfig
 import shared_nets
 from shared_nets.release.exports import bundle_network
 from shared_nets.weights import load_into
-from tests.bundles.test_workflows import WORKFLOWS, assert_told, config, items
-from tests.commands import ROOT, bundle, run
+from tests.bundles.configs import WORKFLOWS, config, items
+from tests.commands import ROOT, assert_told, bundle, run
 from tests.conftest import NETWORKS
+from tests.release.schema import SCHEMA, verify_metadata
 
 Folders = Mapping[str, Path]
 both = pytest.mark.parametrize("name", list(NETWORKS))
-# Of MONAI's data releases (Apache 2.0); the metadata names its address.
-SCHEMA = Path(__file__).parent / "meta_schema_20240725.json"
 
 
 def metadata(name: str) -> dict[str, Any]:
@@ -34,20 +33,14 @@ def metadata(name: str) -> dict[str, Any]:
 
 @both
 def test_metadata_meets_the_schema(name: str, tmp_path: Path) -> None:
-    configs = ROOT / f"{name}_bundle" / "configs"
     assert metadata(name)["schema"].endswith(SCHEMA.name)
-    done = run(
-        "monai.bundle", "verify_metadata", "--meta_file", configs / "metadata.json", "--filepath", SCHEMA
-    )
+    done = verify_metadata(ROOT / f"{name}_bundle" / "configs" / "metadata.json")
     assert done.code == 0, done.err
     assert "metadata is verified with no error" in done.out + done.err
     # The check does refuse.
     broken = metadata(name) | {"version": 1}
     (tmp_path / "metadata.json").write_text(json.dumps(broken))
-    done = run(
-        "monai.bundle", "verify_metadata", "--meta_file", tmp_path / "metadata.json", "--filepath", SCHEMA
-    )
-    assert done.code != 0
+    assert verify_metadata(tmp_path / "metadata.json").code != 0
 
 
 @both
@@ -285,8 +278,8 @@ def test_corrupt_scans_are_one_sentence_each_in_an_evaluation(
     for path in broken:
         path.write_bytes(path.read_bytes()[:2000])
     content = {
-        "training": items(trees[name], name, [4, 5]),
-        "validation": items(trees[name], name, [1, 2, 3]),
+        "training": items(name, [4, 5]),
+        "validation": items(name, [1, 2, 3]),
     }
     (tmp_path / "data" / "list.json").write_text(json.dumps(content))
     done = bundle(

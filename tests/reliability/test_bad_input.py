@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.heads import affine, head, lesion_mask, write
+from tests.heads import affine, dice, head, lesion_mask, write
 from tests.reliability.programs import Run, is_one_sentence, predict
 from tests.reliability.surroundings import nobody
 
@@ -257,8 +257,7 @@ def with_a_good_one(bad: Any, tmp_path: Path, model: str) -> Run:
 def check_good(run: Run) -> None:
     assert run.table.loc["good", "status"] == "ok"
     mask = nib.load(run.output / "good_label-lesion_mask.nii.gz").get_fdata()
-    truth = lesion_mask(2)
-    assert 2 * (mask * truth).sum() / (mask.sum() + truth.sum()) > 0.8
+    assert dice(mask, lesion_mask(2)) > 0.8
 
 
 @rows(
@@ -361,8 +360,7 @@ def test_taken(case: Case, tmp_path: Path) -> None:
     (row,) = (row for name, row in run.table.iterrows() if name != "good")
     assert (row["status"], row["message"]) == ("ok", "")
     (path,) = (tmp_path / "out").glob("bad*_mask.nii.gz")
-    mask, truth = nib.load(path).get_fdata(), lesion_mask(1)
-    assert 2 * (mask * truth).sum() / (mask.sum() + truth.sum()) > 0.8
+    assert dice(nib.load(path).get_fdata(), lesion_mask(1)) > 0.8
 
 
 @rows(
@@ -398,7 +396,7 @@ def test_pair_warned_of(case: Case, tmp_path: Path, happened: Happened) -> None:
 
 
 @pytest.mark.reliability("Bad input", "A file that may not be read", REFUSED)
-def test_unreadable(tmp_path: Path, happened: Happened) -> None:
+def test_unreadable(happened: Happened) -> None:
     with nobody() as folder:
         bad = scan(folder)
         bad.chmod(0)

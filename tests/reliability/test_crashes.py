@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.commands import Done, Running
+from tests.commands import Done, Running, wait_for
 from tests.reliability.small import (
     EPOCHS,
     SCANS,
@@ -29,14 +29,12 @@ from tests.reliability.small import (
 )
 
 Happened = Callable[[object], None]
-draw = random.Random()
 
 
 def kill(running: Running, reached: Callable[[], int], goal: int) -> None:
     """``kill -9`` at a random moment of the half second after so much is reached, or of the start."""
-    while reached() < goal and running.process.is_alive():
-        time.sleep(0.05)
-    time.sleep(draw.uniform(0, 0.5 if goal else 3))
+    wait_for(lambda: reached() >= goal, running.process.is_alive)
+    time.sleep(random.uniform(0, 0.5 if goal else 3))
     running.signal(signal.SIGKILL)
     running.wait()
 
@@ -64,7 +62,7 @@ def stages_in(output: Path) -> int:
 def broken_training(tree: Path, output: Path, whole: Path, times: int) -> list[int]:
     """Train, killed so many times and resumed, then to the end; the epochs done at each kill."""
     epochs = []
-    for goal in sorted(draw.choices(range(EPOCHS), k=times)):
+    for goal in sorted(random.choices(range(EPOCHS), k=times)):
         kept = epochs_in(output)
         kill(train(tree, output, resume=kept > 0), partial(epochs_in, output), goal)
         check_whole(output)
@@ -96,7 +94,7 @@ def broken(
         The steps done at each kill.
     """
     steps = []
-    for goal in sorted(draw.choices(range(whole), k=times)):
+    for goal in sorted(random.choices(range(whole), k=times)):
         kill(run(), partial(done_in, output), goal)
         check_whole(output)
         steps.append(done_in(output))
@@ -158,7 +156,7 @@ def test_a_training_asked_to_end(
     tree: Path, trained: Path, tmp_path: Path, number: int, happened: Happened
 ) -> None:
     running = train(tree, tmp_path)
-    wait_for(tmp_path / "models" / "last.ckpt", running)
+    wait_for((tmp_path / "models" / "last.ckpt").exists, running.process.is_alive)
     done = ended_by(running, number)
     assert "last.ckpt holds the run up to epoch" in done.err
     happened(told(done))
@@ -172,7 +170,7 @@ def test_a_training_asked_to_end(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_prediction_asked_to_end(tree: Path, tmp_path: Path, number: int, happened: Happened) -> None:
     running = predict(tree, tmp_path)
-    wait_for(tmp_path / "lesions.csv", running)
+    wait_for((tmp_path / "lesions.csv").exists, running.process.is_alive)
     done = ended_by(running, number)
     left = SCANS - len(pd.read_csv(tmp_path / "lesions.csv"))
     by = "interrupted" if number == signal.SIGINT else "terminated"
@@ -188,7 +186,7 @@ def test_an_experiment_asked_to_end(
     tree: Path, crossvalidated: Path, tmp_path: Path, number: int, happened: Happened
 ) -> None:
     running = experiment(tree, tmp_path)
-    wait_for(tmp_path / "fold0" / "models" / "last.ckpt", running)
+    wait_for((tmp_path / "fold0" / "models" / "last.ckpt").exists, running.process.is_alive)
     done = ended_by(running, number)
     assert "run the same command again" in told(done) or "run again to continue" in told(done)
     happened(told(done))
@@ -197,12 +195,6 @@ def test_an_experiment_asked_to_end(
     done = experiment(tree, tmp_path).wait()
     assert done.code == 0, done.err
     check_same_experiment(tmp_path, crossvalidated)
-
-
-def wait_for(path: Path, running: Running) -> None:
-    """Until the file is there, or the run has ended."""
-    while not path.exists() and running.process.is_alive():
-        time.sleep(0.02)
 
 
 def ended_by(running: Running, number: int) -> Done:
@@ -221,7 +213,7 @@ ALONE = "The second is refused in one sentence, exit code 1; the first ends as i
 @pytest.mark.reliability("Crash safety", "Two trainings in one output folder", ALONE)
 def test_a_second_training_is_refused(tree: Path, trained: Path, tmp_path: Path, happened: Happened) -> None:
     first = train(tree, tmp_path)
-    wait_for(tmp_path / "run.json", first)
+    wait_for((tmp_path / "run.json").exists, first.process.is_alive)
     begun = (tmp_path / "run.json").read_bytes()
     second = while_stopped(first, lambda: train(tree, tmp_path, seed=1).wait())
     assert refused(second, tmp_path)
@@ -237,7 +229,7 @@ def test_a_second_prediction_is_refused(
     tree: Path, segmented: Path, tmp_path: Path, happened: Happened
 ) -> None:
     first = predict(tree, tmp_path)
-    wait_for(tmp_path / "manifest.json", first)
+    wait_for((tmp_path / "manifest.json").exists, first.process.is_alive)
     second = while_stopped(first, lambda: predict(tree, tmp_path).wait())
     assert refused(second, tmp_path)
     happened(told(second).replace(str(tmp_path), "out"))
@@ -253,7 +245,7 @@ def test_a_second_experiment_is_refused(
 ) -> None:
     path, reached = tmp_path / "fold0" / moment, tmp_path / "reached"
     first = experiment(tree, tmp_path, before=partial(waiting_at, path, reached))
-    wait_for(reached, first)
+    wait_for(reached.exists, first.process.is_alive)
     second = experiment(tree, tmp_path).wait()
     reached.unlink()
     assert refused(second, path.parent)

@@ -23,6 +23,7 @@ from shared_nets.simulation.anatomy import (
     SCAN,
     WHITE,
 )
+from tests.heads import dice
 from tests.simulation import heads
 
 
@@ -92,7 +93,7 @@ def test_tissues_of_a_scan_are_found_and_it_is_moved_to_mni(tmp_path: Path) -> N
     np.testing.assert_allclose(anatomy.affine, truth.affine, atol=heads.VOXEL_MM)
     for tissue in (CSF, GREY, WHITE):
         found, true = anatomy.maps[tissue] > 0.5, truth.maps[tissue] > 0.5
-        assert 2 * (found & true).sum() / (found.sum() + true.sum()) > 0.95
+        assert dice(found, true) > 0.95
     assert anatomy.name == "t1.nii.gz"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from monai.data import Dataset, PersistentDataset
 from monai.transforms import Compose, Lambdad, MapTransform, RandFlipd
 
 from shared_nets.errors import UsageError
+from shared_nets.training import caching
 from shared_nets.training.caching import CasesInMemory, cached, prepared_gb, share_gb
 
 
@@ -130,9 +130,19 @@ def test_no_cases() -> None:
     assert dataset.data == []
 
 
-@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="the system does not tell")
-def test_memory_is_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = share_gb()
-    assert 0.1 < alone < 3_000
+def test_three_tenths_of_the_memory_are_shared_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(caching, "memory_gb", lambda: 100.0)
+    assert share_gb() == pytest.approx(30)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert share_gb() == pytest.approx(alone / 4)
+    assert share_gb() == pytest.approx(7.5)
+
+
+@pytest.mark.parametrize(("memory_gb", "kind"), [(17 * MIB, CasesInMemory), (12 * MIB, Dataset)])
+def test_without_a_limit_cases_are_kept_in_three_tenths_of_the_memory(
+    transform: Compose, monkeypatch: pytest.MonkeyPatch, memory_gb: float, kind: type
+) -> None:
+    """Four of a mebibyte fit into five, not into three and a half."""
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(caching, "memory_gb", lambda: memory_gb)
+    assert type(cached(DATA, transform, quiet=True)) is kind

@@ -18,6 +18,7 @@ from torch import nn
 
 from shared_nets.errors import OutputError, UsageError, WeightsError
 from shared_nets.training import Checkpoints, EarlyStop, Progress, SeededEpochs, checkpoint_folder
+from tests.traps import Trap
 
 
 class Training:
@@ -179,7 +180,8 @@ class TestCheckpoints:
 
     def test_code_in_the_state_is_not_run(self, tmp_path: Path) -> None:
         Training(1).run(tmp_path)
-        torch.save(torch.load(tmp_path / "last.ckpt") | {"trainer": Trap(tmp_path)}, tmp_path / "last.ckpt")
+        content = torch.load(tmp_path / "last.ckpt") | {"trainer": Trap(tmp_path / "sprung")}
+        torch.save(content, tmp_path / "last.ckpt")
         with pytest.raises(WeightsError):
             Training(2).run(tmp_path, resume=True)
         assert not (tmp_path / "sprung").exists()
@@ -196,16 +198,6 @@ class TestCheckpoints:
         (tmp_path / "models").write_text("a file")
         with pytest.raises(OutputError, match="models"):
             Training(1).run(tmp_path / "models")
-
-
-class Trap:
-    """Unpickled, it writes a file."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[object, tuple[str, str]]:
-        return open, (str(self.folder / "sprung"), "w")
 
 
 class TestSeededEpochs:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
 from shared_nets import XNet
 from shared_nets.errors import DeviceError, OutputError, UsageError, WeightsError
 from shared_nets.simulation import SimulatedSlices, t1_contrast
+from shared_nets.training import pretrain
 from shared_nets.training.pretrain import (
     Recipe,
     Run,
@@ -52,7 +58,7 @@ def recipe(network: type[nn.Module] = Tiny) -> Recipe:
     return Recipe(network, t1_contrast, stages, learning_rate=1e-3)
 
 
-def train_tiny(output: Path, minutes: float, workers: int = 1) -> None:
+def train_tiny(output: Path, minutes: float, workers: int = 0) -> None:
     train(recipe(), [heads.brain()], [heads.ball()], output, minutes, workers=workers)
 
 
@@ -64,21 +70,39 @@ def random_batch() -> dict[str, torch.Tensor]:
     }
 
 
-def test_training_runs_through_its_stages_resumes_and_exports(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "new" / "tiny.ckpt"
-    train_tiny(checkpoint, minutes=0.03)
-    first = read_checkpoint(checkpoint)
-    assert first["step"] > 0
-    assert first["slices"] == 2 * first["step"]
-    assert first["minutes"] >= 0.03
-    assert first["average"]["n_averaged"] == first["step"]
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of the images that are trained on; a step takes six seconds, however fast the machine."""
+    shapes, seconds, step = [], itertools.count(step=6), Run.step
 
-    train_tiny(checkpoint, minutes=0.03)  # done already
-    assert read_checkpoint(checkpoint)["step"] == first["step"]
-    train_tiny(checkpoint, minutes=first["minutes"] + 0.03)
+    def watched(run: Run, batch: Mapping[str, torch.Tensor], progress: float) -> torch.Tensor:
+        shapes.append(tuple(batch["image"].shape))
+        return step(run, batch, progress)
+
+    monkeypatch.setattr(Run, "step", watched)
+    monkeypatch.setattr(pretrain, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    return shapes
+
+
+def test_training_runs_through_its_stages_resumes_and_exports(
+    tmp_path: Path, seen: list[tuple[int, ...]]
+) -> None:
+    checkpoint = tmp_path / "new" / "tiny.ckpt"
+    small, large = (2, 1, 32, 32), (2, 1, 48, 48)
+    train_tiny(checkpoint, minutes=1.0)
+    first = read_checkpoint(checkpoint)
+    assert seen == [small] * 4 + [large] * 5  # half a minute each, of which starting takes six seconds
+    assert (first["step"], first["slices"], first["minutes"]) == (9, 18, 1.0)
+    assert first["average"]["n_averaged"] == 9
+
+    seen.clear()
+    train_tiny(checkpoint, minutes=1.0)  # done already
+    assert not seen
+    assert read_checkpoint(checkpoint)["step"] == 9
+    train_tiny(checkpoint, minutes=3.0)  # of which a third is done: the first stage, for half a minute more
+    assert seen == [small] * 4 + [large] * 15
     second = read_checkpoint(checkpoint)
-    assert second["step"] > first["step"]
-    assert second["minutes"] >= first["minutes"] + 0.03
+    assert (second["step"], second["minutes"]) == (28, 3.0)
     assert os.listdir(checkpoint.parent) == ["tiny.ckpt"]
 
     export_average(recipe(), checkpoint, tmp_path / "model.pt", [heads.brain()], [heads.ball()], batches=3)
@@ -117,10 +141,22 @@ def test_no_batch_pulls_the_weights_far() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_slices_come_from_as_many_processes_as_asked(tmp_path: Path, workers: int) -> None:
+def test_slices_come_from_as_many_processes_as_asked(
+    tmp_path: Path, seen: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    asked = []
+
+    class Watched(DataLoader):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            asked.append(options["num_workers"])
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(pretrain, "DataLoader", Watched)
+    monkeypatch.setattr(pretrain, "loader_workers", int)  # whatever shared memory there is
     others = set(multiprocessing.active_children())  # an earlier test's may still be ending
-    train_tiny(tmp_path / "tiny.ckpt", 0.02, workers)
-    assert read_checkpoint(tmp_path / "tiny.ckpt")["step"] > 0
+    train_tiny(tmp_path / "tiny.ckpt", 0.5, workers)
+    assert asked == [workers] * 2  # a loader a stage
+    assert len(seen) == 4
     assert not set(multiprocessing.active_children()) - others
 
 

@@ -1,15 +1,16 @@
-"""Several processes learn what one learns."""
+"""Several processes: how they join, and that they learn what one learns."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional as F
 
 from shared_nets import CNNRes
@@ -47,22 +48,20 @@ def make() -> CNNRes:
 
 def one_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": (folder / "port").read_text(),
-    }  # fmt: skip
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    # They meet at a file: torchrun's port may be another's by the time it is opened.
+    distributed.init_process_group = partial(
+        distributed.init_process_group, init_method=f"file://{folder}/met", rank=rank, world_size=2
+    )
     join_processes()
     network = make()
     learn(parallel(network, "cpu"), slice(2 * rank, 2 * rank + 2))
     torch.save(network.state_dict(), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    distributed.destroy_process_group()
 
 
 def test_two_halves_of_a_batch_are_one_whole(tmp_path: Path) -> None:
     """Batch norms frozen, a loss per pixel: the same weights to 1e-4."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        (tmp_path / "port").write_text(str(free.getsockname()[1]))
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=one_of_two, args=(rank, tmp_path)) for rank in (0, 1)]
     for process in processes:
@@ -79,6 +78,35 @@ def test_two_halves_of_a_batch_are_one_whole(tmp_path: Path) -> None:
         assert torch.equal(first[key], second[key])
     moved = (alone.head.weight - start["head.weight"]).abs().max()
     assert moved > 2e-4  # and they did learn
+
+
+@pytest.fixture
+def _group_of_one(tmp_path: Path) -> Iterator[None]:
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_group_of_one")
+def test_on_a_cpu_the_network_is_wrapped_as_it_is() -> None:
+    network = CNNRes().eval()
+    image = torch.rand(1, 2, 32, 32)
+    expected = network(image)
+    wrapped = parallel(network, "cpu")
+    assert wrapped.module is network
+    torch.testing.assert_close(wrapped(image), expected)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_joined_by_what_torchrun_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}.items():
+        monkeypatch.setenv(key, str(value))
+    join_processes()
+    try:
+        assert distributed.get_backend() == "gloo"
+        assert distributed.get_world_size() == 1
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shared_nets.errors import UsageError
-from shared_nets.training import record_run
+from shared_nets.training import record, record_run
 
 
 def cases(*names: str, folder: str = "/data") -> list[dict[str, Any]]:
@@ -78,3 +81,61 @@ class TestResuming:
             (tmp_path / "run.json").write_text(content)
         record_run(tmp_path, 0, True, training=cases("a"), validation=[])
         assert sections(tmp_path) == {"training": cases("a"), "validation": []}
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="there is no git")
+class TestCommit:
+    @pytest.fixture
+    def code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A module of the package in a clone of its own, committed."""
+        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))  # whatever tests may lie in
+        path = tmp_path / "clone" / "shared_nets" / "training" / "record.py"
+        path.parent.mkdir(parents=True)
+        path.write_text("first = 1\n")
+        monkeypatch.setattr(record, "__file__", str(path))
+        git(path.parents[2], "init", "--quiet")
+        git(path.parents[2], "add", ".")
+        git(path.parents[2], "commit", "--quiet", "--message", "First")
+        return path
+
+    def test_is_told_whole_and_by_no_tag(self, code: Path) -> None:
+        head = git(code.parent, "rev-parse", "HEAD")
+        git(code.parent, "tag", "--annotate", "--message", "First", "v1.0.0")
+        assert len(head) == 40
+        assert record.git_commit() == head
+        assert record.environment()["commit"] == head
+
+    def test_files_that_differ_from_it_are_told(self, code: Path) -> None:
+        head = git(code.parent, "rev-parse", "HEAD")
+        (code.parents[2] / "notes.txt").write_text("no code of the commit's\n")
+        assert record.git_commit() == head
+        code.write_text("second = 2\n")
+        assert record.git_commit() == f"{head}-dirty"
+
+    def test_of_somebody_elses_project_is_not_ours(self, code: Path) -> None:
+        """In whose folder the package is installed, and left out of it as environments are."""
+        git(code.parents[2], "rm", "--quiet", "-r", "--cached", "shared_nets")
+        (code.parents[2] / "theirs.py").touch()
+        git(code.parents[2], "add", "theirs.py")
+        git(code.parents[2], "commit", "--quiet", "--message", "Theirs")
+        assert record.git_commit() is None
+
+    def test_is_none_outside_a_clone_and_without_git(
+        self, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", str(tmp_path))
+            assert record.git_commit() is None
+        assert record.git_commit()
+        shutil.rmtree(code.parents[2] / ".git")
+        assert record.git_commit() is None
+
+
+def git(folder: Path, *words: str) -> str:
+    """What git says, as somebody who has told it a name."""
+    told = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *told, *words], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()

@@ -1,34 +1,27 @@
-"""Where a training starts, what is decayed, which channels are dropped, and several processes."""
+"""Where a training starts, what it refuses, what is frozen and what is decayed."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
-from torch import distributed, nn
+from torch import nn
 
 from shared_nets import CNNRes, XNet
-from shared_nets.devices import local_device
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.training import (
-    RandDropChanneld,
     check_training,
     decay_kernels_only,
     leaves_one_slice,
     only_training,
-    parallel,
     run_and_release,
     seed_draws,
     start_from,
 )
-from shared_nets.training.processes import join_processes
 
 
 class TestCheck:
@@ -214,83 +207,6 @@ class TestDecay:
         optimizer.step()
         assert network.weight.item() == pytest.approx(3 - 0.1 * 2 * 0.01 * 3)
         assert network.bias.item() == 3
-
-
-class TestDropChannel:
-    @staticmethod
-    def image(channels: int = 2) -> MetaTensor:
-        return MetaTensor(torch.ones(channels, 4, 4), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
-
-    def test_one_channel_and_only_one(self) -> None:
-        drop = RandDropChanneld("image", prob=1)
-        drop.set_random_state(0)
-        left = {tuple(drop({"image": self.image()})["image"].mean(dim=(1, 2)).tolist()) for _ in range(50)}
-        assert left == {(0, 1), (1, 0)}
-
-    def test_as_often_as_asked(self) -> None:
-        drop = RandDropChanneld("image", prob=0.3)
-        drop.set_random_state(0)
-        dropped = np.mean([drop({"image": self.image()})["image"].mean() < 1 for _ in range(1000)])
-        assert dropped == pytest.approx(0.3, abs=0.05)  # three standard errors
-
-    def test_the_last_one_stays(self) -> None:
-        drop = RandDropChanneld("image", prob=1)
-        image = self.image()
-        image[1] = 0
-        assert torch.equal(drop({"image": image})["image"], image)
-        assert drop({"image": self.image(1)})["image"].all()
-
-    def test_the_input_and_the_rest_stay_as_they_are(self) -> None:
-        image = self.image()
-        out = RandDropChanneld("image", prob=1)({"image": image, "label": 5, "image_path": "a"})
-        assert image.all()
-        assert (out["label"], out["image_path"]) == (5, "a")
-        assert torch.equal(out["image"].affine, image.affine)
-
-    def test_missing_keys(self) -> None:
-        with pytest.raises(KeyError):
-            RandDropChanneld("image", prob=1)({})
-        assert RandDropChanneld("image", prob=1, allow_missing_keys=True)({"a": 1}) == {"a": 1}
-
-
-class TestProcesses:
-    @pytest.fixture
-    def group(self, tmp_path: Path) -> Iterator[None]:
-        distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
-        yield
-        distributed.destroy_process_group()
-
-    @pytest.mark.parametrize(("rank", "index"), [(None, 0), ("1", 1), ("2", 0)])
-    def test_each_process_has_its_gpu(
-        self, rank: str | None, index: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        monkeypatch.delenv("LOCAL_RANK", raising=False)
-        if rank is not None:
-            monkeypatch.setenv("LOCAL_RANK", rank)
-        assert local_device() == torch.device("cuda", index)
-
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-    def test_without_gpu(self, group: None) -> None:
-        assert local_device() == torch.device("cpu")
-        network = CNNRes().eval()
-        image = torch.rand(1, 2, 32, 32)
-        expected = network(image)
-        wrapped = parallel(network, "cpu")
-        assert wrapped.module is network
-        torch.testing.assert_close(wrapped(image), expected)
-
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-    def test_joined_by_what_torchrun_sets(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        for key, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 0}.items():
-            monkeypatch.setenv(key, str(value))
-        join_processes()
-        try:
-            assert distributed.get_backend() == "gloo"
-            assert distributed.get_world_size() == 1
-        finally:
-            distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("scans", range(1, 18))

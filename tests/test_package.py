@@ -1,3 +1,5 @@
+"""What the package gives by name, and how little importing it takes."""
+
 from __future__ import annotations
 
 import subprocess
