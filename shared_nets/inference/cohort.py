@@ -28,6 +28,7 @@ from shared_nets.errors import (
     OutputError,
     StrokeSegError,
     WeightsError,
+    few,
     one_sentence,
     own_error,
     scan_warnings,
@@ -134,6 +135,7 @@ class Cohort:
         self.json_lines = json_lines
         self.debug = debug
         self.results: list[Result] = []
+        self.not_done: dict[str, list[str]] = {}
 
     @property
     def rows(self) -> list[Row]:
@@ -152,7 +154,7 @@ class Cohort:
             SystemExit: with code 1 if a scan failed or the output folder cannot be written, 130 after Ctrl-C
                 and 143 after SIGTERM; all has been told by then.
         """
-        self.results = []
+        self.results, self.not_done = [], {}
         shard = find_shard(self.shard)
         started = _now()
         stopped, code = "", 0
@@ -182,6 +184,7 @@ class Cohort:
             if _in_group():  # the others wait
                 stopped = self._collect(shard, started, stopped)
         self._tell(shard, stopped)
+        self._tell_what_is_missing(shard)
         whole = not stopped and any(row["status"] == "ok" for row in self.rows)
         if self.summarise is not None and whole and self._is_first(shard):
             self.summarise(self.table, self.summary)
@@ -328,13 +331,13 @@ class Cohort:
             if self._is_first(shard):
                 self.results = self._results_of(parts)
                 if not stopped:
-                    self._put_together(own, parts)
+                    self._put_together(shard, own, parts)
         elif shard.count == 1:
-            self._put_together(own, [own])
+            self._put_together(shard, own, [own])
         else:
             write_json(self.output_dir / SHARDS / f"{shard.name}.json", own)
             with in_turn(self.output_dir):
-                self._put_together(own, self._parts_there(shard, own))
+                self._put_together(shard, own, self._parts_there(shard, own))
         return stopped
 
     def _results_of(self, parts: Sequence[Part]) -> list[Result]:
@@ -342,16 +345,25 @@ class Cohort:
         found = {scan["row"]["scan"]: Result(**scan) for part in parts for scan in part["scans"]}
         return [found[name] for case in self.dataset.data if (name := str(case["name"])) in found]
 
-    def _put_together(self, own: Part, parts: Sequence[Part]) -> None:
+    def _not_done(self, shard: Shard, results: Sequence[Result]) -> dict[str, list[str]]:
+        """The scans without a result, by the part that they belong to."""
+        names = [str(case["name"]) for case in self.dataset.data]
+        done = {result.row["scan"] for result in results}
+        parts = [Shard(number, shard.count) for number in range(1, shard.count + 1)]
+        left = {p.name: [names[i] for i in p.indices(len(names)) if names[i] not in done] for p in parts}
+        return {part: scans for part, scans in left.items() if scans}
+
+    def _put_together(self, shard: Shard, own: Part, parts: Sequence[Part]) -> None:
         """Tables, manifest and report of all that the parts did."""
         results = self._results_of(parts)
         self._write_tables(self.table, results)
+        self.not_done = self._not_done(shard, results)
         if self.records is not None:
-            manifest = {**own, "scans": [asdict(result) for result in results]}
+            manifest = {**own, "not_done": self.not_done, "scans": [asdict(result) for result in results]}
             if len(parts) > 1:
                 manifest["shards"] = [{k: v for k, v in part.items() if k != "scans"} for part in parts]
             write_json(self.output_dir / MANIFEST, manifest)
-            write_report(self.output_dir / REPORT, results, self.dataset.data, self.records)
+            write_report(self.output_dir / REPORT, results, self.dataset.data, self.records, self.not_done)
 
     def _parts_there(self, shard: Shard, own: Part) -> list[Part]:
         """The parts of this run that have ended, in their order; none of another model or other settings."""
@@ -419,6 +431,18 @@ class Cohort:
         if stopped:
             part = len(self.dataset.data) if _in_group() else len(shard.indices(len(self.dataset.data)))
             print(f"Stopped, {_count(part - len(self.rows), 'scan')} left: {stopped}", file=sys.stderr)
+
+    def _tell_what_is_missing(self, shard: Shard) -> None:
+        """Last of all, of tables that other parts of the scans are still to come into."""
+        if not self.not_done or shard.count == 1 or _in_group():
+            return
+        parts = [f"{len(scans)} of part {part}" for part, scans in self.not_done.items()]
+        missing = sum(map(len, self.not_done.values()))
+        print(
+            f"{self.table} lacks {missing} of {_count(len(self.dataset.data), 'scan')} ({few(parts, 10)}): "
+            f"wait until these parts end, or run them again.",
+            file=sys.stderr,
+        )
 
 
 def _concerns_all(error: StrokeSegError) -> bool:

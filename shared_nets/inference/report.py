@@ -32,7 +32,11 @@ _JPEG_QUALITY = 72
 
 
 def write_report(
-    path: str | Path, results: Sequence[Result], cases: Sequence[Mapping[str, Any]], records: Records
+    path: str | Path,
+    results: Sequence[Result],
+    cases: Sequence[Mapping[str, Any]],
+    records: Records,
+    not_done: Mapping[str, Sequence[str]],
 ) -> None:
     """
     Write the page, one file that needs no other and no network.
@@ -40,8 +44,9 @@ def write_report(
     Args:
         path: the HTML file.
         results: what came of the scans, in order.
-        cases: the cases they came from, by ``name``; what `find_cases` left out is listed.
+        cases: all of the cohort, with ``name``; what `find_cases` left out is listed.
         records: says where results are, and what made them.
+        not_done: names of the cases without a result, by the part of the cohort that they belong to.
 
     Raises:
         OutputError: if it cannot be written.
@@ -58,7 +63,9 @@ def write_report(
         settings=records.settings,
         software=software(),
         failed=[result.row for result in results if result.row["status"] == "failed"],
+        not_done=not_done,
         left_out=left_out_of(cases),
+        cases=len(cases),
         scans=[_scan(result.row, by_name[result.row["scan"]], path.parent) for result in results],
         done=len(done),
         with_lesion=sum(volume > 0 for volume in volumes),

@@ -25,7 +25,7 @@ from shared_nets.inference import Cohort, LesionWriter, Records, SliceWindowInfe
 from shared_nets.inference.outputs import LABELS_SUFFIX, MASK_SUFFIX, PICTURE_SUFFIX
 from shared_nets.inference.records import Result
 from shared_nets.inference.report import volume_bars
-from tests.inference.test_cohort import LEFT, RIGHT, Bright, cohort, save
+from tests.inference.test_cohort import LEFT, RIGHT, Bright, Second, cohort, save
 
 Run = Callable[..., list[str]]
 
@@ -445,6 +445,22 @@ def test_the_report_counts_scans_and_links_to_their_files(run: Run, tmp_path: Pa
     links = {unquote(urlsplit(link).path) for link in re.findall(r'href="([^#"][^"]*)"', page)}
     assert links == {f"{name}{suffix}" for name in lesions for suffix in (MASK_SUFFIX, PICTURE_SUFFIX)}
     assert all((out / link).is_file() for link in links)
+
+
+def test_the_report_of_an_interrupted_run_says_what_is_not_done(
+    run: Run, scans: list[dict], tmp_path: Path
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    scans[1] = save(tmp_path, "b", (LEFT,), 3.0)
+    with pytest.raises(SystemExit):
+        run(scans, Second(interrupt))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<b>1</b> of 3 scans segmented" in page
+    assert "2 not done yet" in page
+    assert "of part" not in page
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["not_done"] == {"1-of-1": ["b", "c"]}
 
 
 def test_bars_of_volumes_include_their_upper_end() -> None:

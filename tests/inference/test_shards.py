@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -99,6 +100,40 @@ def test_two_parts_that_end_together_lose_no_rows(tmp_path: Path, monkeypatch: p
     assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == list("abcd")
 
 
+def part(folder: Path, number: int, cases: list[dict[str, Any]], count: int = 2, **settings: Any) -> None:
+    """One part of a run that keeps records."""
+    (folder / "model.pt").write_bytes(b"weights")
+    writer = LesionWriter(folder / "out", save_picture=settings.pop("save_picture", False))
+    records = Records(writer, folder, folder / "model.pt", {})
+    settings = {"writer": writer, "records": records, "shard": f"{number}/{count}", "quiet": True} | settings
+    cohort(cases, folder / "out", **settings).run()
+
+
+def test_what_other_parts_have_not_done_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [save(tmp_path, name) for name in "abcde"]
+    out = tmp_path / "out"
+    part(tmp_path, 1, cases, 3)
+    assert capsys.readouterr().err == (
+        f"{out / 'lesions.csv'} lacks 3 of 5 scans (2 of part 2-of-3, 1 of part 3-of-3): "
+        f"wait until these parts end, or run them again.\n"
+    )
+    assert json.loads((out / "manifest.json").read_text())["not_done"] == {
+        "2-of-3": ["b", "e"],
+        "3-of-3": ["c"],
+    }
+    page = (out / "report.html").read_text()
+    assert "<b>2</b> of 5 scans segmented" in page
+    assert "3 not done yet" in page
+    assert "2 of part 2-of-3" in page
+    for number in (2, 3):
+        part(tmp_path, number, cases, 3)
+    assert "(1 of part 3-of-3)" in capsys.readouterr().err
+    assert json.loads((out / "manifest.json").read_text())["not_done"] == {}
+    page = (out / "report.html").read_text()
+    assert "<b>5</b> of 5 scans segmented" in page
+    assert "not done yet" not in page
+
+
 def test_a_part_without_a_scan_is_a_part_like_any_other(tmp_path: Path) -> None:
     cases = [save(tmp_path, "a")]
     assert cohort(cases, tmp_path / "out", shard="2/2", quiet=True).run() == []
@@ -140,22 +175,15 @@ def test_a_thread_leaves_signals_alone() -> None:
 
 def test_what_was_another_parts_in_an_earlier_run_does_not_count(tmp_path: Path) -> None:
     """A scan is added in front, and b, now the first part's, is broken: the second's old row is gone."""
-    (tmp_path / "model.pt").write_bytes(b"weights")
     out = tmp_path / "out"
-
-    def part(number: int, cases: list[dict[str, Any]]) -> None:
-        writer = LesionWriter(out, save_picture=False)
-        records = Records(writer, tmp_path, tmp_path / "model.pt", {})
-        cohort(cases, out, writer=writer, records=records, shard=f"{number}/2", quiet=True).run()
-
     cases = [save(tmp_path, name) for name in "abcd"]
     for number in (1, 2):
-        part(number, cases)
+        part(tmp_path, number, cases)
     Path(cases[1]["image"]).write_bytes(b"broken")
     with pytest.raises(SystemExit):
-        part(1, [save(tmp_path, "A"), *cases])
+        part(tmp_path, 1, [save(tmp_path, "A"), *cases])
     rows = pd.read_csv(out / "lesions.csv").set_index("scan")["status"]
     assert rows["b"] == "failed"
-    part(2, [save(tmp_path, "A"), *cases])
+    part(tmp_path, 2, [save(tmp_path, "A"), *cases])
     rows = pd.read_csv(out / "lesions.csv").set_index("scan")["status"]
     assert dict(rows) == {"A": "ok", "a": "ok", "b": "failed", "c": "ok", "d": "ok"}
