@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from itertools import zip_longest
@@ -49,8 +49,7 @@ MANIFEST = "manifest.json"
 REPORT = "report.html"
 SUMMARY = "summary.csv"
 SHARDS = "shards"
-# What a file system says of one name: a folder has it, it is too long, or has a character that cannot be.
-_OF_ONE_NAME = (errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Loaded(NamedTuple):
@@ -78,8 +77,8 @@ class Cohort:
 
     While the network works on a scan, the next one is loaded and the results of the one before are measured
     and written, each in a thread. After each scan the table is written anew. A scan that fails is a row with
-    the reason, and the others go on; an output folder that cannot be written, or unusable weights, end the
-    run. One run at a time writes an output folder.
+    the reason, and the others go on; no space, an output folder that cannot be written, or unusable weights
+    end the run. One run at a time writes an output folder.
 
     With ``records``, scans that an earlier run finished are left alone, and the folder also gets
     ``components.csv`` (a row a lesion), ``manifest.json`` (what ran) and ``report.html``.
@@ -210,7 +209,8 @@ class Cohort:
                 this, leaving = leaving, None
                 self.results.append(this.result())
                 if table is not None:
-                    self._write_tables(table, self.results)
+                    with suppress(OutputError):  # one that is open in Excel, say; after the next scan again
+                        self._write_tables(table, self.results)
                 self._say(self.results[-1], bar)
                 bar.update()
 
@@ -286,11 +286,23 @@ class Cohort:
         if self.debug:
             raise error
         ours = own_error(error)
-        if ours is not None and _concerns_all(ours):
+        if ours is not None and self._concerns_all(ours):
             raise type(ours)(str(ours)) from error
         name = str(self.dataset.data[index]["name"])
         row = {"scan": name, "status": "failed", "seconds": round(seconds, 2)}
         return Result({**row, "message": one_sentence(error, name)})
+
+    def _concerns_all(self, error: StrokeSegError) -> bool:
+        """Whether every further scan would fail alike; one file, or one subject's folder, does not say so."""
+        if not isinstance(error, OutputError):
+            return isinstance(error, WeightsError)
+        if getattr(error.__cause__, "errno", None) in _NO_SPACE:
+            return True
+        try:
+            make_output_folder(self.output_dir)
+        except OutputError:
+            return True
+        return False
 
     # ---- what all processes did ----
 
@@ -443,13 +455,6 @@ class Cohort:
             f"wait until these parts end, or run them again.",
             file=sys.stderr,
         )
-
-
-def _concerns_all(error: StrokeSegError) -> bool:
-    """Whether every further scan would fail alike; a folder in one file's place or its odd name does not."""
-    if isinstance(error, OutputError):
-        return getattr(error.__cause__, "errno", None) not in _OF_ONE_NAME
-    return isinstance(error, WeightsError)
 
 
 def _in_group() -> bool:

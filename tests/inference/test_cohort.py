@@ -33,7 +33,9 @@ from torch import Tensor, nn
 
 from shared_nets.errors import OutputError, ScanIntensityError, WeightsError, warn_of_scan
 from shared_nets.inference import Cohort, LesionWriter, SliceWindowInferer
+from shared_nets.inference import cohort as cohort_module
 from shared_nets.inference.outputs import MASK_SUFFIX, PICTURE_SUFFIX, PROBABILITY_SUFFIX
+from shared_nets.inference.tables import write_scan_table
 
 AFFINE = np.array([[0, -1.25, 0, 20], [-1, 0, 0, 18], [0, 0, 3, -15], [0, 0, 0, 1.0]])  # axes P, L, S
 COLUMNS = (
@@ -314,6 +316,7 @@ def test_a_failure_to_write_one_scan_is_a_row_and_one_that_concerns_all_ends_the
     assert list(table(tmp_path / "out").status) == ["ok", "failed", "ok"]
 
     writer.error = OutputError("the disk is full.")
+    writer.error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(SystemExit):
         cohort(cases, tmp_path / "out", writer=writer, quiet=True).run()
     assert list(table(tmp_path / "out").scan) == ["a"]
@@ -422,6 +425,53 @@ def test_a_name_that_the_file_system_refuses_does_not_stop_the_run(
     with pytest.raises(SystemExit):
         cohort([save(tmp_path, "a:1"), save(tmp_path, "b")], tmp_path / "out", quiet=True).run()
     assert list(table(tmp_path / "out").status) == ["failed", "ok"]
+
+
+def test_one_folder_that_may_not_be_written_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a subject's, which another user made; of the output folder itself it would concern all."""
+    write = LesionWriter.write
+
+    def refuse(self: LesionWriter, case: Mapping[str, Any]) -> None:
+        if case["name"] == "a":
+            cause = PermissionError(errno.EACCES, "Permission denied")
+            raise OutputError("sub-a/a.nii.gz cannot be written: there is no permission.") from cause
+        write(self, case)
+
+    monkeypatch.setattr(LesionWriter, "write", refuse)
+    cases = [save(tmp_path, name) for name in "ab"]
+    with pytest.raises(SystemExit):
+        cohort(cases, tmp_path / "out", quiet=True).run()
+    assert list(table(tmp_path / "out").status) == ["failed", "ok"]
+
+
+class Locked:
+    """Stands for a table that is open in Excel on Windows until so many writes were refused."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+
+    def __call__(self, path: Path, rows: Any) -> None:
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise OutputError(f"{path} cannot be written: there is no permission.") from PermissionError(13)
+        write_scan_table(path, rows)
+
+
+def test_a_table_that_cannot_be_rewritten_on_the_way_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [save(tmp_path, name) for name in "abc"]
+    monkeypatch.setattr(cohort_module, "write_scan_table", Locked(1))
+    cohort(cases, tmp_path / "out", quiet=True).run()
+    assert list(table(tmp_path / "out").scan) == ["a", "b", "c"]
+
+    monkeypatch.setattr(cohort_module, "write_scan_table", Locked(99))
+    with pytest.raises(SystemExit):
+        cohort(cases, tmp_path / "out", quiet=True).run()
+    told = f"Stopped, 0 scans left: {tmp_path / 'out' / 'lesions.csv'} cannot be written"
+    assert told in capsys.readouterr().err
 
 
 def test_unusable_weights_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
