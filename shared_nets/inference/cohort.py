@@ -166,16 +166,17 @@ class Cohort:
                 ended_by_sigterm(),
                 _silent_about_plans(self.debug),
             ):
-                self._say_what_runs(shard, started)
-                if self.summarise is not None and self.summary.is_file():
-                    self.summary.unlink()
                 try:
-                    self._run_all(shard)
-                except KeyboardInterrupt as interrupt:
-                    by_scheduler = isinstance(interrupt, Terminated)
-                    code = 143 if by_scheduler else 130
-                    stopped = f"{'terminated' if by_scheduler else 'interrupted'}; run again to continue."
-                stopped = self._collect(shard, started, stopped)
+                    self._say_what_runs(shard, started)
+                    if self.summarise is not None and self.summary.is_file():
+                        self.summary.unlink()
+                    try:
+                        self._run_all(shard)
+                    except KeyboardInterrupt as interrupt:
+                        stopped, code = _interruption(interrupt)
+                    stopped = self._collect(shard, started, stopped)
+                except KeyboardInterrupt as interrupt:  # while tables and report are written
+                    stopped, code = _interruption(interrupt)
         except (OutputError, WeightsError) as error:
             if self.debug:
                 raise
@@ -455,6 +456,13 @@ class Cohort:
             f"wait until these parts end, or run them again.",
             file=sys.stderr,
         )
+
+
+def _interruption(interrupt: KeyboardInterrupt) -> tuple[str, int]:
+    """What is told of it, and the exit code."""
+    by_scheduler = isinstance(interrupt, Terminated)
+    what = "terminated" if by_scheduler else "interrupted"
+    return f"{what}; run again to continue.", 143 if by_scheduler else 130
 
 
 def _in_group() -> bool:

@@ -148,6 +148,25 @@ def test_sigterm_is_an_interruption() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "how"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_ended_while_the_report_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
+    how: str,
+) -> None:
+    monkeypatch.setattr("shared_nets.inference.cohort.write_report", lambda *_: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit) as exit_:
+        part(tmp_path, 1, [save(tmp_path, "a")], 1)
+    assert exit_.value.code == code
+    assert capsys.readouterr().err == f"Stopped, 0 scans left: {how}; run again to continue.\n"
+    assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == ["a"]
+
+
 def test_a_process_forked_meanwhile_ends_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
     with ended_by_sigterm():
         process = get_context("fork").Process(target=time.sleep, args=(60,))
