@@ -33,9 +33,9 @@ from shared_nets.errors import (
     own_error,
     scan_warnings,
 )
-from shared_nets.files import held, in_turn, make_output_folder, plain, write_json
+from shared_nets.files import held, in_turn, make_output_folder, plain, reason, write_json
 from shared_nets.inference.engine import Case, run_engine
-from shared_nets.inference.outputs import LesionWriter, write_table
+from shared_nets.inference.outputs import MASK_SUFFIX, LesionWriter, result_path, write_table
 from shared_nets.inference.records import Records, Result
 from shared_nets.inference.report import write_report
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
@@ -167,6 +167,8 @@ class Cohort:
                 _silent_about_plans(self.debug),
             ):
                 try:
+                    if shard.count == 1:
+                        self._forget_parts()
                     self._say_what_runs(shard, started)
                     if self.summarise is not None and self.summary.is_file():
                         self.summary.unlink()
@@ -348,6 +350,7 @@ class Cohort:
         elif shard.count == 1:
             self._put_together(shard, own, [own])
         else:
+            own["scans"] += self._not_reached_again(shard, own)
             write_json(self.output_dir / SHARDS / f"{shard.name}.json", own)
             with in_turn(self.output_dir):
                 self._put_together(shard, own, self._parts_there(shard, own))
@@ -379,19 +382,46 @@ class Cohort:
             write_report(self.output_dir / REPORT, results, self.dataset.data, self.records, self.not_done)
 
     def _parts_there(self, shard: Shard, own: Part) -> list[Part]:
-        """The parts of this run that have ended, in their order; none of another model or other settings."""
+        """The parts of this run that have ended, in their order."""
+        shards = [Shard(number, shard.count) for number in range(1, shard.count + 1)]
+        return [part for one in shards if (part := self._part_there(one, own))]
+
+    def _part_there(self, shard: Shard, own: Part) -> Part | None:
+        """What one part has done; nothing of another model or other settings."""
+        path = self.output_dir / SHARDS / f"{shard.name}.json"
+        if not path.is_file():
+            return None
+        part: Part = json.loads(path.read_text(encoding="utf-8"))
+        if any(part.get(key) != plain(own.get(key)) for key in ("model", "settings")):
+            return None
+        # Of fewer or more scans, as in an earlier run, some were others' then.
         names = [str(case["name"]) for case in self.dataset.data]
-        parts: list[Part] = []
-        for number in range(1, shard.count + 1):
-            path = self.output_dir / SHARDS / f"{number}-of-{shard.count}.json"
-            if path.is_file():
-                part = json.loads(path.read_text(encoding="utf-8"))
-                if all(part.get(key) == plain(own.get(key)) for key in ("model", "settings")):
-                    # Of fewer or more scans, as in an earlier run, some were others' then.
-                    theirs = {names[index] for index in Shard(number, shard.count).indices(len(names))}
-                    scans = [scan for scan in part["scans"] if scan["row"]["scan"] in theirs]
-                    parts.append({**part, "scans": scans})
-        return parts
+        theirs = {names[index] for index in shard.indices(len(names))}
+        return {**part, "scans": [scan for scan in part["scans"] if scan["row"]["scan"] in theirs]}
+
+    def _not_reached_again(self, shard: Shard, own: Part) -> list[dict[str, Any]]:
+        """What an earlier run of this part did of the scans that this one, interrupted, has not come to."""
+        before = self._part_there(shard, own) if self.records is not None else None
+        reached = {scan["row"]["scan"] for scan in own["scans"]}
+        cases = {str(case["name"]): case for case in self.dataset.data}
+        return [
+            scan | {"earlier": True}
+            for scan in (before["scans"] if before else ())
+            if (name := scan["row"]["scan"]) not in reached
+            # Of the scan that was next, the old result may have been removed already.
+            and (
+                scan["row"]["status"] != "ok"
+                or result_path(self.output_dir, cases[name], MASK_SUFFIX).is_file()
+            )
+        ]
+
+    def _forget_parts(self) -> None:
+        """Remove what parts did in earlier runs: this one does all, and makes it out of date."""
+        for path in sorted((self.output_dir / SHARDS).glob("[0-9]*-of-[0-9]*.*")):
+            try:
+                path.unlink()
+            except OSError as error:
+                raise OutputError(f"{path} cannot be removed: {reason(error)}") from error
 
     def _is_first(self, shard: Shard) -> bool:
         """Whether this process writes the tables of all: of a process group the first, else each."""

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from shared_nets.errors import UsageError
 from shared_nets.inference import LesionWriter, Records
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
-from tests.inference.test_cohort import cohort, save
+from tests.inference.test_cohort import LEFT, Second, cohort, save
 
 
 @given(st.integers(0, 40), st.integers(1, 12))
@@ -132,6 +132,42 @@ def test_what_other_parts_have_not_done_is_told(tmp_path: Path, capsys: pytest.C
     page = (out / "report.html").read_text()
     assert "<b>5</b> of 5 scans segmented" in page
     assert "not done yet" not in page
+
+
+def test_a_part_interrupted_on_its_rerun_keeps_the_rows_of_scans_that_it_did_not_come_to(
+    tmp_path: Path,
+) -> None:
+    """But not of one whose result is gone, since it was to be done anew."""
+    cases = [save(tmp_path, name) for name in "abcdefgh"]
+    for number in (1, 2):
+        part(tmp_path, number, cases)
+    for index in (0, 2):  # to be done anew; the first is interrupted, while the second is loaded
+        save(tmp_path, cases[index]["name"], (LEFT,), 3.0)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        part(tmp_path, 1, cases, network=Second(interrupt))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    gone = set(manifest["not_done"]["1-of-2"])
+    assert "a" in gone <= {"a", "c"}
+    assert set(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == set("abcdefgh") - gone
+    assert all(scan["earlier"] for scan in manifest["scans"] if scan["row"]["scan"] in "eg")
+    part(tmp_path, 1, cases)
+    assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == list("abcdefgh")
+
+
+def test_after_an_undivided_run_parts_of_earlier_runs_do_not_count(tmp_path: Path) -> None:
+    cases = [save(tmp_path, name) for name in "abcd"]
+    for number in (1, 2):
+        part(tmp_path, number, cases)
+    Path(cases[1]["image"]).write_bytes(b"broken")
+    with pytest.raises(SystemExit):
+        part(tmp_path, 1, cases, 1)
+    assert not list((tmp_path / "out" / "shards").iterdir())
+    part(tmp_path, 1, cases)
+    assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == ["a", "c"]
 
 
 def test_a_part_without_a_scan_is_a_part_like_any_other(tmp_path: Path) -> None:
