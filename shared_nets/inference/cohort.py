@@ -49,6 +49,9 @@ MANIFEST = "manifest.json"
 REPORT = "report.html"
 SUMMARY = "summary.csv"
 SHARDS = "shards"
+# Writing tables on the way takes a twentieth of the time; small ones are written after each scan.
+_PAUSE = 20  # times as long as writing them took
+_LONGEST_PAUSE = 5.0  # seconds
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -71,12 +74,45 @@ class Segmented(NamedTuple):
     inputs: list[dict[str, str]]
 
 
+class GrowingTables:
+    """
+    Tables that are written anew while rows come, as often as it takes little of the time.
+
+    A table of ten thousand rows takes a quarter of a second: after each scan it would be the longer work.
+
+    Args:
+        write: writes them.
+    """
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        self._write = write
+        self._is_behind = False
+        self._due = 0.0
+
+    def grow(self) -> None:
+        """There is a new row: write it, if the last time is long enough ago."""
+        self._is_behind = True
+        if time.monotonic() >= self._due:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Write what is new, if it can be; who writes the tables of all in the end tells why it cannot."""
+        if not self._is_behind:
+            return
+        start = time.monotonic()
+        with suppress(OutputError):  # a table that is open in Excel, say: with the next row again
+            self._write()
+            self._is_behind = False
+        end = time.monotonic()
+        self._due = end + min(_PAUSE * (end - start), _LONGEST_PAUSE)
+
+
 class Cohort:
     """
     Runs an evaluator over scans, one engine run a scan, and keeps a table of what came out.
 
     While the network works on a scan, the next one is loaded and the results of the one before are measured
-    and written, each in a thread. After each scan the table is written anew. A scan that fails is a row with
+    and written, each in a thread. The table is written anew as it grows. A scan that fails is a row with
     the reason, and the others go on; no space, an output folder that cannot be written, or unusable weights
     end the run. One run at a time writes an output folder.
 
@@ -198,6 +234,12 @@ class Cohort:
         names = [str(case["name"]) for case in self.dataset.data]
         mine = shard.indices(len(names))
         table = self._table_on_the_way(shard)
+
+        def write() -> None:
+            if table is not None:
+                self._write_tables(table, self.results)
+
+        tables = GrowingTables(write)
         before = ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-scan")
         after = ThreadPoolExecutor(max_workers=1, thread_name_prefix="results")
         with tqdm(total=len(mine), unit="scan", disable=self.quiet, file=sys.stderr) as bar:
@@ -211,9 +253,8 @@ class Cohort:
                 wait([leaving])
                 this, leaving = leaving, None
                 self.results.append(this.result())
-                if table is not None:
-                    with suppress(OutputError):  # one that is open in Excel, say; after the next scan again
-                        self._write_tables(table, self.results)
+                if not self.results[-1].earlier:
+                    tables.grow()
                 self._say(self.results[-1], bar)
                 bar.update()
 
@@ -233,6 +274,7 @@ class Cohort:
                     keep()  # also when the run is interrupted: they are nearly there
                 finally:
                     after.shutdown()
+                    tables.catch_up()
 
     def _load(self, index: int | None = None) -> Loaded:
         """The case and what is to be known of it; nothing past the last one."""

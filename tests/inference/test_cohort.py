@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,8 +33,9 @@ from monai.transforms import (
 from torch import Tensor, nn
 
 from shared_nets.errors import OutputError, ScanIntensityError, WeightsError, warn_of_scan
-from shared_nets.inference import Cohort, LesionWriter, SliceWindowInferer
+from shared_nets.inference import Cohort, LesionWriter, Records, SliceWindowInferer
 from shared_nets.inference import cohort as cohort_module
+from shared_nets.inference.cohort import GrowingTables
 from shared_nets.inference.outputs import MASK_SUFFIX, PICTURE_SUFFIX, PROBABILITY_SUFFIX
 from shared_nets.inference.tables import write_scan_table
 
@@ -338,8 +340,9 @@ def test_further_measures_are_further_columns(tmp_path: Path) -> None:
 
 
 def test_the_table_is_there_after_each_scan_and_survives_an_interruption(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(cohort_module, "_PAUSE", 0)  # these scans take no longer than their table
     output = tmp_path / "out"
     seen: list[list[str]] = []
 
@@ -444,6 +447,48 @@ def test_one_folder_that_may_not_be_written_does_not_stop_the_run(
     with pytest.raises(SystemExit):
         cohort(cases, tmp_path / "out", quiet=True).run()
     assert list(table(tmp_path / "out").status) == ["failed", "ok"]
+
+
+def test_tables_on_the_way_take_little_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The more rows, the rarer, but not too rare. All ends with what is new, and only with that."""
+    now, rows = 0.0, 0
+    written: list[int] = []
+
+    def write() -> None:
+        nonlocal now
+        now += rows / 1000
+        written.append(rows)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    tables = GrowingTables(write)
+    for _ in range(1000):
+        now, rows = now + 1, rows + 1
+        tables.grow()
+    assert written[:9] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert max(np.diff(written)) == 5
+    assert sum(written) / 1000 < 1000 / 8
+    tables.catch_up()
+    tables.catch_up()
+    assert written[-1] == 1000
+    assert written.count(1000) == 1
+
+
+def test_results_of_an_earlier_run_are_no_reason_to_write_the_table_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    cases = [save(tmp_path, name) for name in "abc"]
+    writer = LesionWriter(tmp_path / "out", save_picture=False)
+    written: list[list[str]] = []
+
+    def write(path: Path, rows: Any) -> None:
+        written.append([row["scan"] for row in rows])
+
+    for _ in range(2):
+        records = Records(writer, tmp_path, tmp_path / "model.pt", {})
+        cohort(cases, tmp_path / "out", writer=writer, records=records, quiet=True).run()
+        monkeypatch.setattr(cohort_module, "write_scan_table", write)
+    assert written == [["a", "b", "c"]]
 
 
 class Locked:
