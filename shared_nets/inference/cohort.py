@@ -421,7 +421,10 @@ class Cohort:
             if len(parts) > 1:
                 manifest["shards"] = [{k: v for k, v in part.items() if k != "scans"} for part in parts]
             write_json(self.output_dir / MANIFEST, manifest)
-            write_report(self.output_dir / REPORT, results, self.dataset.data, self.records, self.not_done)
+            # Thousands of pictures take minutes: of a cohort in parts only the last to end puts them in.
+            pictures = shard.count == 1 or not self.not_done
+            path = self.output_dir / REPORT
+            write_report(path, results, self.dataset.data, self.records, self.not_done, pictures)
 
     def _parts_there(self, shard: Shard, own: Part) -> list[Part]:
         """The parts of this run that have ended, in their order."""

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import nibabel as nib
 import numpy as np
@@ -445,6 +445,23 @@ def test_the_report_counts_scans_and_links_to_their_files(run: Run, tmp_path: Pa
     links = {unquote(urlsplit(link).path) for link in re.findall(r'href="([^#"][^"]*)"', page)}
     assert links == {f"{name}{suffix}" for name in lesions for suffix in (MASK_SUFFIX, PICTURE_SUFFIX)}
     assert all((out / link).is_file() for link in links)
+    *rows, _ = page[page.index("<tbody>") :].split("</tr>")
+    assert [
+        f'<a href="{quote(name + MASK_SUFFIX)}">mask</a>' in row
+        for name, row in zip(lesions, rows, strict=True)
+    ] == [True] * 3
+    assert re.findall(r'href="#(sheet-\d)"', page) == re.findall(r'<figure id="(sheet-\d)">', page)
+
+
+def test_a_broken_scan_among_others_leaves_links_to_pictures_right(
+    run: Run, scans: list[dict], tmp_path: Path
+) -> None:
+    Path(scans[1]["image"]).write_bytes(b"broken")
+    with pytest.raises(SystemExit):
+        run(scans, save_picture=True)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert re.findall(r'<a href="#(sheet-\d)">(\w)</a>', page) == [("sheet-1", "a"), ("sheet-3", "c")]
+    assert re.findall(r'<figure id="(sheet-\d)">', page) == ["sheet-1", "sheet-3"]
 
 
 def test_the_report_of_an_interrupted_run_says_what_is_not_done(

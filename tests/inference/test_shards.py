@@ -134,6 +134,16 @@ def test_what_other_parts_have_not_done_is_told(tmp_path: Path, capsys: pytest.C
     assert "not done yet" not in page
 
 
+def test_the_part_that_ends_last_puts_the_pictures_into_the_report(tmp_path: Path) -> None:
+    """Each would else read all of them anew."""
+    cases = [save(tmp_path, name) for name in "abc"]
+    report = tmp_path / "out" / "report.html"
+    for number, shown in ((1, 0), (2, 0), (3, 3)):
+        part(tmp_path, number, cases, 3, save_picture=True)
+        assert report.read_text().count("<figure") == shown
+    assert "puts them in" not in report.read_text()
+
+
 def test_a_part_interrupted_on_its_rerun_keeps_the_rows_of_scans_that_it_did_not_come_to(
     tmp_path: Path,
 ) -> None:
