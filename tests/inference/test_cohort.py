@@ -191,6 +191,21 @@ def test_every_kind_of_failure_is_one_sentence(first: str, tmp_path: Path) -> No
     assert rows.loc["good2"].side == "none"
 
 
+def test_what_else_a_case_holds_comes_through_as_it_is(tmp_path: Path) -> None:
+    """A data list's items may say anything; MONAI makes no batch of what is null or of no one kind."""
+    about = {"info": {"age": None, "sessions": [1, "b"]}, "label": "not/loaded.nii.gz"}
+    seen: list[dict[str, Any]] = []
+
+    def see(case: dict[str, Any]) -> dict[str, Any]:
+        seen.append(case)
+        return {}
+
+    rows = cohort([save(tmp_path, "a", (LEFT,)) | about], tmp_path / "out", measures=[see], quiet=True).run()
+    assert rows[0]["status"] == "ok"
+    assert seen[0]["info"] == about["info"]
+    assert seen[0]["pred"].shape == (1, 30, 30, 8)
+
+
 def test_no_lesions_is_a_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = cohort([save(tmp_path, "a")], tmp_path / "out").run()
     assert rows[0]["status"] == "ok"
