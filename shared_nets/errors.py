@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from difflib import get_close_matches
+from io import TextIOWrapper
 from types import TracebackType
 from typing import Any
 
@@ -173,13 +174,17 @@ def tell_errors_in_words(debug: bool = False) -> None:
     or memory, and a pipe that nobody reads any more ends the program silently; other errors keep their
     traceback, as do all with ``debug``. Programs that catch exceptions themselves see no difference. Warnings
     of ours are told as sentences too, without the line of code they come from. A request to end (SIGTERM, as
-    clusters send it) does what Ctrl-C does.
+    clusters send it) does what Ctrl-C does. A path with characters that standard output or standard error
+    cannot show, as in Windows's code pages, is told with ``\\u4e2d`` in their place.
 
     Args:
         debug: keep tracebacks.
     """
     sys.excepthook = sys.__excepthook__ if debug else _tell
     warnings.formatwarning = _format_others if debug else _format
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a program may have put something else there
+            stream.reconfigure(errors="backslashreplace")
     # A handler that somebody set stays; only the main thread may set one.
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

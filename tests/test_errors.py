@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -68,10 +69,14 @@ def test_what_was_dealt_with_is_not_told() -> None:
     assert own_error(error) is None
 
 
-def end(raising: str, setup: str = "tell_errors_in_words()") -> subprocess.CompletedProcess[str]:
+def end(
+    raising: str, setup: str = "tell_errors_in_words()", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """How a program ends in which ``raising`` is executed."""
     code = f"from shared_nets.errors import *\n{setup}\n{textwrap.dedent(raising)}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment
+    )
 
 
 def test_an_uncaught_error_is_its_sentence_and_exit_code_1() -> None:
@@ -137,6 +142,13 @@ def test_a_pipe_that_nobody_reads_ends_silently() -> None:
     program = "r, w = os.pipe(); os.close(r); os.dup2(w, 1); print('a line', flush=True)"
     done = end(program, setup="import os; tell_errors_in_words()")
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
+def test_paths_that_standard_output_cannot_show_are_told_all_the_same(encoding: str) -> None:
+    program = "print('scans/\u4e2d.nii.gz'); print('\u4e2d', file=sys.stderr)"
+    done = end(program, "import sys; tell_errors_in_words()", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "scans/\\u4e2d.nii.gz\n", "\\u4e2d\n")
 
 
 def test_interrupted() -> None:
