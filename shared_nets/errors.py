@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -157,7 +158,9 @@ def one_sentence(error: BaseException, name: str) -> str:
     ours = own_error(error)
     if ours is not None:
         sentence = " ".join(str(ours).split())
-        return sentence if name in sentence else f"{name}: {sentence}"
+        # As a word where a file's name stands: a scan may be called "a".
+        is_named = re.search(rf"(^|[/\\]){re.escape(name)}(?![^\W_])", sentence)
+        return sentence if is_named else f"{name}: {sentence}"
     if any(map(is_out_of_memory, causes(error))):
         return f"{name}: there is not enough memory for it; close other programs, or use a machine with more."
     *_, cause = causes(error)

@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from shared_nets import errors
-from shared_nets.errors import ScanNotFoundError, StrokeSegError, WeightsError, own_error
+from shared_nets.errors import ScanNotFoundError, StrokeSegError, WeightsError, one_sentence, own_error
 
 SENTENCE = "model.pt: there is no such weights file; name another."
 
@@ -67,6 +67,25 @@ def test_what_was_dealt_with_is_not_told() -> None:
     error.__cause__ = None  # as `raise ... from None` leaves it
     assert error.__suppress_context__
     assert own_error(error) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence", "is_named"),
+    [
+        ("a", "out cannot be written: a folder has its name.", False),
+        ("a", "in/data.nii.gz: it is cut short.", False),
+        ("a", "in/a.nii.gz: it is cut short.", True),
+        ("a", "a: the network returned NaN.", True),
+        ("p1", "in/p1_dwi.nii.gz and in/p1_FLAIR.nii.gz do not overlap.", True),
+        ("p1", "in/p10_dwi.nii.gz: it is cut short.", False),
+        ("p1", r"C:\in\p1.nii.gz: it is cut short.", True),
+        ("$print(1)", "in/$print(1).nii.gz: it is cut short.", True),
+    ],
+)
+def test_a_sentence_that_does_not_name_the_scan_gets_its_name(
+    name: str, sentence: str, is_named: bool
+) -> None:
+    assert one_sentence(StrokeSegError(sentence), name) == (sentence if is_named else f"{name}: {sentence}")
 
 
 def end(
