@@ -418,6 +418,21 @@ def test_a_folder_lost_on_the_way_stops_the_run(tmp_path: Path, capsys: pytest.C
     assert "Stopped, 2 scans left" in capsys.readouterr().err
 
 
+def test_the_output_folder_is_tried_once_not_for_each_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Path] = []
+    touch = Path.touch
+
+    def note(path: Path) -> None:
+        tried.append(path.parent)
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", note)
+    cohort([save(tmp_path, name) for name in "abc"], tmp_path / "out", quiet=True).run()
+    assert tried == [tmp_path / "out"]
+
+
 def test_one_file_that_cannot_be_written_does_not_stop_the_run(tmp_path: Path) -> None:
     (tmp_path / "out" / f"a{MASK_SUFFIX}").mkdir(parents=True)
     with pytest.raises(SystemExit):
