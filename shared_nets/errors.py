@@ -187,7 +187,8 @@ def tell_errors_in_words(debug: bool = False) -> None:
     warnings.formatwarning = _format_others if debug else _format
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a program may have put something else there
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError, ValueError):  # nobody may be reading, or it is closed
+                stream.reconfigure(errors="backslashreplace")
     # A handler that somebody set stays; only the main thread may set one.
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

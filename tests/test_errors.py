@@ -170,6 +170,13 @@ def test_paths_that_standard_output_cannot_show_are_told_all_the_same(encoding: 
     assert (done.returncode, done.stdout, done.stderr) == (0, "scans/\\u4e2d.nii.gz\n", "\\u4e2d\n")
 
 
+@pytest.mark.parametrize("gone", ["sys.stdout.close()", "sys.stdout = None", "print('a'); os.close(1)"])
+def test_a_program_without_standard_output(gone: str) -> None:
+    done = end(f"raise WeightsError({SENTENCE!r})", f"import os, sys; {gone}; tell_errors_in_words()")
+    assert SENTENCE in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_interrupted() -> None:
     done = end("raise KeyboardInterrupt")
     assert done.returncode != 0
