@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from difflib import get_close_matches
+from io import TextIOWrapper
 from types import TracebackType
 from typing import Any
 
@@ -138,7 +140,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc")
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def one_sentence(error: BaseException, name: str) -> str:
@@ -156,7 +158,9 @@ def one_sentence(error: BaseException, name: str) -> str:
     ours = own_error(error)
     if ours is not None:
         sentence = " ".join(str(ours).split())
-        return sentence if name in sentence else f"{name}: {sentence}"
+        # As a word where a file's name stands: a scan may be called "a".
+        is_named = re.search(rf"(^|[/\\]){re.escape(name)}(?![^\W_])", sentence)
+        return sentence if is_named else f"{name}: {sentence}"
     if any(map(is_out_of_memory, causes(error))):
         return f"{name}: there is not enough memory for it; close other programs, or use a machine with more."
     *_, cause = causes(error)
@@ -173,13 +177,18 @@ def tell_errors_in_words(debug: bool = False) -> None:
     or memory, and a pipe that nobody reads any more ends the program silently; other errors keep their
     traceback, as do all with ``debug``. Programs that catch exceptions themselves see no difference. Warnings
     of ours are told as sentences too, without the line of code they come from. A request to end (SIGTERM, as
-    clusters send it) does what Ctrl-C does.
+    clusters send it) does what Ctrl-C does. A path with characters that standard output or standard error
+    cannot show, as in Windows's code pages, is told with ``\\u4e2d`` in their place.
 
     Args:
         debug: keep tracebacks.
     """
     sys.excepthook = sys.__excepthook__ if debug else _tell
     warnings.formatwarning = _format_others if debug else _format
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a program may have put something else there
+            with suppress(OSError, ValueError):  # nobody may be reading, or it is closed
+                stream.reconfigure(errors="backslashreplace")
     # A handler that somebody set stays; only the main thread may set one.
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -204,7 +213,7 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
         print(told, file=sys.stderr)
     elif issubclass(kind, KeyboardInterrupt):
         print(str(error) or "Interrupted; what was finished is kept.", file=sys.stderr)
-    elif any(isinstance(one, OSError) and one.errno in _NO_SPACE for one in causes(error)):
+    elif any(isinstance(one, OSError) and one.errno in NO_SPACE for one in causes(error)):
         print(
             "There is no space left on a disk; free some, or choose another output folder.", file=sys.stderr
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -9,7 +10,7 @@ import textwrap
 import pytest
 
 from shared_nets import errors
-from shared_nets.errors import ScanNotFoundError, StrokeSegError, WeightsError, own_error
+from shared_nets.errors import ScanNotFoundError, StrokeSegError, WeightsError, one_sentence, own_error
 
 SENTENCE = "model.pt: there is no such weights file; name another."
 
@@ -68,10 +69,33 @@ def test_what_was_dealt_with_is_not_told() -> None:
     assert own_error(error) is None
 
 
-def end(raising: str, setup: str = "tell_errors_in_words()") -> subprocess.CompletedProcess[str]:
+@pytest.mark.parametrize(
+    ("name", "sentence", "is_named"),
+    [
+        ("a", "out cannot be written: a folder has its name.", False),
+        ("a", "in/data.nii.gz: it is cut short.", False),
+        ("a", "in/a.nii.gz: it is cut short.", True),
+        ("a", "a: the network returned NaN.", True),
+        ("p1", "in/p1_dwi.nii.gz and in/p1_FLAIR.nii.gz do not overlap.", True),
+        ("p1", "in/p10_dwi.nii.gz: it is cut short.", False),
+        ("p1", r"C:\in\p1.nii.gz: it is cut short.", True),
+        ("$print(1)", "in/$print(1).nii.gz: it is cut short.", True),
+    ],
+)
+def test_a_sentence_that_does_not_name_the_scan_gets_its_name(
+    name: str, sentence: str, is_named: bool
+) -> None:
+    assert one_sentence(StrokeSegError(sentence), name) == (sentence if is_named else f"{name}: {sentence}")
+
+
+def end(
+    raising: str, setup: str = "tell_errors_in_words()", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """How a program ends in which ``raising`` is executed."""
     code = f"from shared_nets.errors import *\n{setup}\n{textwrap.dedent(raising)}"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment
+    )
 
 
 def test_an_uncaught_error_is_its_sentence_and_exit_code_1() -> None:
@@ -137,6 +161,20 @@ def test_a_pipe_that_nobody_reads_ends_silently() -> None:
     program = "r, w = os.pipe(); os.close(r); os.dup2(w, 1); print('a line', flush=True)"
     done = end(program, setup="import os; tell_errors_in_words()")
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
+def test_paths_that_standard_output_cannot_show_are_told_all_the_same(encoding: str) -> None:
+    program = "print('scans/\u4e2d.nii.gz'); print('\u4e2d', file=sys.stderr)"
+    done = end(program, "import sys; tell_errors_in_words()", PYTHONIOENCODING=encoding)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "scans/\\u4e2d.nii.gz\n", "\\u4e2d\n")
+
+
+@pytest.mark.parametrize("gone", ["sys.stdout.close()", "sys.stdout = None", "print('a'); os.close(1)"])
+def test_a_program_without_standard_output(gone: str) -> None:
+    done = end(f"raise WeightsError({SENTENCE!r})", f"import os, sys; {gone}; tell_errors_in_words()")
+    assert SENTENCE in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_interrupted() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 import time
@@ -25,20 +24,28 @@ from tqdm import tqdm
 from shared_nets import NOTICE
 from shared_nets.data.cases import left_out_of
 from shared_nets.errors import (
+    NO_SPACE,
     OutputError,
     StrokeSegError,
     WeightsError,
+    few,
     one_sentence,
     own_error,
     scan_warnings,
 )
-from shared_nets.files import held, in_turn, make_output_folder, plain, write_json
+from shared_nets.files import held, in_turn, make_output_folder, plain, reason, write_json
 from shared_nets.inference.engine import Case, run_engine
-from shared_nets.inference.outputs import LesionWriter, write_table
+from shared_nets.inference.outputs import MASK_SUFFIX, LesionWriter, result_path, write_table
 from shared_nets.inference.records import Records, Result
 from shared_nets.inference.report import write_report
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
-from shared_nets.inference.tables import COMPONENT_COLUMNS, Row, measured_rows, write_scan_table
+from shared_nets.inference.tables import (
+    COMPONENT_COLUMNS,
+    GrowingTables,
+    Row,
+    measured_rows,
+    write_scan_table,
+)
 from shared_nets.versions import software
 
 Part = dict[str, Any]  # what one process did: what manifest.json says, and every result
@@ -48,8 +55,6 @@ MANIFEST = "manifest.json"
 REPORT = "report.html"
 SUMMARY = "summary.csv"
 SHARDS = "shards"
-# What a file system says of one name: a folder has it, it is too long, or has a character that cannot be.
-_OF_ONE_NAME = (errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
 class Loaded(NamedTuple):
@@ -76,9 +81,9 @@ class Cohort:
     Runs an evaluator over scans, one engine run a scan, and keeps a table of what came out.
 
     While the network works on a scan, the next one is loaded and the results of the one before are measured
-    and written, each in a thread. After each scan the table is written anew. A scan that fails is a row with
-    the reason, and the others go on; an output folder that cannot be written, or unusable weights, end the
-    run. One run at a time writes an output folder.
+    and written, each in a thread. The table is written anew as it grows. A scan that fails is a row with
+    the reason, and the others go on; no space, an output folder that cannot be written, or unusable weights
+    end the run. One run at a time writes an output folder.
 
     With ``records``, scans that an earlier run finished are left alone, and the folder also gets
     ``components.csv`` (a row a lesion), ``manifest.json`` (what ran) and ``report.html``.
@@ -134,6 +139,7 @@ class Cohort:
         self.json_lines = json_lines
         self.debug = debug
         self.results: list[Result] = []
+        self.not_done: dict[str, list[str]] = {}
 
     @property
     def rows(self) -> list[Row]:
@@ -152,7 +158,7 @@ class Cohort:
             SystemExit: with code 1 if a scan failed or the output folder cannot be written, 130 after Ctrl-C
                 and 143 after SIGTERM; all has been told by then.
         """
-        self.results = []
+        self.results, self.not_done = [], {}
         shard = find_shard(self.shard)
         started = _now()
         stopped, code = "", 0
@@ -165,16 +171,19 @@ class Cohort:
                 ended_by_sigterm(),
                 _silent_about_plans(self.debug),
             ):
-                self._say_what_runs(shard, started)
-                if self.summarise is not None and self.summary.is_file():
-                    self.summary.unlink()
                 try:
-                    self._run_all(shard)
-                except KeyboardInterrupt as interrupt:
-                    by_scheduler = isinstance(interrupt, Terminated)
-                    code = 143 if by_scheduler else 130
-                    stopped = f"{'terminated' if by_scheduler else 'interrupted'}; run again to continue."
-                stopped = self._collect(shard, started, stopped)
+                    if shard.count == 1:
+                        self._forget_parts()
+                    self._say_what_runs(shard, started)
+                    if self.summarise is not None and self.summary.is_file():
+                        self.summary.unlink()
+                    try:
+                        self._run_all(shard)
+                    except KeyboardInterrupt as interrupt:
+                        stopped, code = _interruption(interrupt)
+                    stopped = self._collect(shard, started, stopped)
+                except KeyboardInterrupt as interrupt:  # while tables and report are written
+                    stopped, code = _interruption(interrupt)
         except (OutputError, WeightsError) as error:
             if self.debug:
                 raise
@@ -182,6 +191,7 @@ class Cohort:
             if _in_group():  # the others wait
                 stopped = self._collect(shard, started, stopped)
         self._tell(shard, stopped)
+        self._tell_what_is_missing(shard)
         whole = not stopped and any(row["status"] == "ok" for row in self.rows)
         if self.summarise is not None and whole and self._is_first(shard):
             self.summarise(self.table, self.summary)
@@ -193,6 +203,12 @@ class Cohort:
         names = [str(case["name"]) for case in self.dataset.data]
         mine = shard.indices(len(names))
         table = self._table_on_the_way(shard)
+
+        def write() -> None:
+            if table is not None:
+                self._write_tables(table, self.results)
+
+        tables = GrowingTables(write)
         before = ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-scan")
         after = ThreadPoolExecutor(max_workers=1, thread_name_prefix="results")
         with tqdm(total=len(mine), unit="scan", disable=self.quiet, file=sys.stderr) as bar:
@@ -206,8 +222,8 @@ class Cohort:
                 wait([leaving])
                 this, leaving = leaving, None
                 self.results.append(this.result())
-                if table is not None:
-                    self._write_tables(table, self.results)
+                if not self.results[-1].earlier:
+                    tables.grow()
                 self._say(self.results[-1], bar)
                 bar.update()
 
@@ -227,6 +243,7 @@ class Cohort:
                     keep()  # also when the run is interrupted: they are nearly there
                 finally:
                     after.shutdown()
+                    tables.catch_up()
 
     def _load(self, index: int | None = None) -> Loaded:
         """The case and what is to be known of it; nothing past the last one."""
@@ -283,11 +300,23 @@ class Cohort:
         if self.debug:
             raise error
         ours = own_error(error)
-        if ours is not None and _concerns_all(ours):
+        if ours is not None and self._concerns_all(ours):
             raise type(ours)(str(ours)) from error
         name = str(self.dataset.data[index]["name"])
         row = {"scan": name, "status": "failed", "seconds": round(seconds, 2)}
         return Result({**row, "message": one_sentence(error, name)})
+
+    def _concerns_all(self, error: StrokeSegError) -> bool:
+        """Whether every further scan would fail alike; one file, or one subject's folder, does not say so."""
+        if not isinstance(error, OutputError):
+            return isinstance(error, WeightsError)
+        if getattr(error.__cause__, "errno", None) in NO_SPACE:
+            return True
+        try:
+            make_output_folder(self.output_dir)
+        except OutputError:
+            return True
+        return False
 
     # ---- what all processes did ----
 
@@ -328,13 +357,14 @@ class Cohort:
             if self._is_first(shard):
                 self.results = self._results_of(parts)
                 if not stopped:
-                    self._put_together(own, parts)
+                    self._put_together(shard, own, parts)
         elif shard.count == 1:
-            self._put_together(own, [own])
+            self._put_together(shard, own, [own])
         else:
+            own["scans"] += self._not_reached_again(shard, own)
             write_json(self.output_dir / SHARDS / f"{shard.name}.json", own)
             with in_turn(self.output_dir):
-                self._put_together(own, self._parts_there(shard, own))
+                self._put_together(shard, own, self._parts_there(shard, own))
         return stopped
 
     def _results_of(self, parts: Sequence[Part]) -> list[Result]:
@@ -342,31 +372,70 @@ class Cohort:
         found = {scan["row"]["scan"]: Result(**scan) for part in parts for scan in part["scans"]}
         return [found[name] for case in self.dataset.data if (name := str(case["name"])) in found]
 
-    def _put_together(self, own: Part, parts: Sequence[Part]) -> None:
+    def _not_done(self, shard: Shard, results: Sequence[Result]) -> dict[str, list[str]]:
+        """The scans without a result, by the part that they belong to."""
+        names = [str(case["name"]) for case in self.dataset.data]
+        done = {result.row["scan"] for result in results}
+        parts = [Shard(number, shard.count) for number in range(1, shard.count + 1)]
+        left = {p.name: [names[i] for i in p.indices(len(names)) if names[i] not in done] for p in parts}
+        return {part: scans for part, scans in left.items() if scans}
+
+    def _put_together(self, shard: Shard, own: Part, parts: Sequence[Part]) -> None:
         """Tables, manifest and report of all that the parts did."""
         results = self._results_of(parts)
         self._write_tables(self.table, results)
+        self.not_done = self._not_done(shard, results)
         if self.records is not None:
-            manifest = {**own, "scans": [asdict(result) for result in results]}
+            manifest = {**own, "not_done": self.not_done, "scans": [asdict(result) for result in results]}
             if len(parts) > 1:
                 manifest["shards"] = [{k: v for k, v in part.items() if k != "scans"} for part in parts]
             write_json(self.output_dir / MANIFEST, manifest)
-            write_report(self.output_dir / REPORT, results, self.dataset.data, self.records)
+            # Thousands of pictures take minutes: of a cohort in parts only the last to end puts them in.
+            pictures = shard.count == 1 or not self.not_done
+            path = self.output_dir / REPORT
+            write_report(path, results, self.dataset.data, self.records, self.not_done, pictures)
 
     def _parts_there(self, shard: Shard, own: Part) -> list[Part]:
-        """The parts of this run that have ended, in their order; none of another model or other settings."""
+        """The parts of this run that have ended, in their order."""
+        shards = [Shard(number, shard.count) for number in range(1, shard.count + 1)]
+        return [part for one in shards if (part := self._part_there(one, own))]
+
+    def _part_there(self, shard: Shard, own: Part) -> Part | None:
+        """What one part has done; nothing of another model or other settings."""
+        path = self.output_dir / SHARDS / f"{shard.name}.json"
+        if not path.is_file():
+            return None
+        part: Part = json.loads(path.read_text(encoding="utf-8"))
+        if any(part.get(key) != plain(own.get(key)) for key in ("model", "settings")):
+            return None
+        # Of fewer or more scans, as in an earlier run, some were others' then.
         names = [str(case["name"]) for case in self.dataset.data]
-        parts: list[Part] = []
-        for number in range(1, shard.count + 1):
-            path = self.output_dir / SHARDS / f"{number}-of-{shard.count}.json"
-            if path.is_file():
-                part = json.loads(path.read_text(encoding="utf-8"))
-                if all(part.get(key) == plain(own.get(key)) for key in ("model", "settings")):
-                    # Of fewer or more scans, as in an earlier run, some were others' then.
-                    theirs = {names[index] for index in Shard(number, shard.count).indices(len(names))}
-                    scans = [scan for scan in part["scans"] if scan["row"]["scan"] in theirs]
-                    parts.append({**part, "scans": scans})
-        return parts
+        theirs = {names[index] for index in shard.indices(len(names))}
+        return {**part, "scans": [scan for scan in part["scans"] if scan["row"]["scan"] in theirs]}
+
+    def _not_reached_again(self, shard: Shard, own: Part) -> list[dict[str, Any]]:
+        """What an earlier run of this part did of the scans that this one, interrupted, has not come to."""
+        before = self._part_there(shard, own) if self.records is not None else None
+        reached = {scan["row"]["scan"] for scan in own["scans"]}
+        cases = {str(case["name"]): case for case in self.dataset.data}
+        return [
+            scan | {"earlier": True}
+            for scan in (before["scans"] if before else ())
+            if (name := scan["row"]["scan"]) not in reached
+            # Of the scan that was next, the old result may have been removed already.
+            and (
+                scan["row"]["status"] != "ok"
+                or result_path(self.output_dir, cases[name], MASK_SUFFIX).is_file()
+            )
+        ]
+
+    def _forget_parts(self) -> None:
+        """Remove what parts did in earlier runs: this one does all, and makes it out of date."""
+        for path in sorted((self.output_dir / SHARDS).glob("[0-9]*-of-[0-9]*.*")):
+            try:
+                path.unlink()
+            except OSError as error:
+                raise OutputError(f"{path} cannot be removed: {reason(error)}") from error
 
     def _is_first(self, shard: Shard) -> bool:
         """Whether this process writes the tables of all: of a process group the first, else each."""
@@ -420,12 +489,24 @@ class Cohort:
             part = len(self.dataset.data) if _in_group() else len(shard.indices(len(self.dataset.data)))
             print(f"Stopped, {_count(part - len(self.rows), 'scan')} left: {stopped}", file=sys.stderr)
 
+    def _tell_what_is_missing(self, shard: Shard) -> None:
+        """Last of all, of tables that other parts of the scans are still to come into."""
+        if not self.not_done or shard.count == 1 or _in_group():
+            return
+        parts = [f"{len(scans)} of part {part}" for part, scans in self.not_done.items()]
+        missing = sum(map(len, self.not_done.values()))
+        print(
+            f"{self.table} lacks {missing} of {_count(len(self.dataset.data), 'scan')} ({few(parts, 10)}): "
+            f"wait until these parts end, or run them again.",
+            file=sys.stderr,
+        )
 
-def _concerns_all(error: StrokeSegError) -> bool:
-    """Whether every further scan would fail alike; a folder in one file's place or its odd name does not."""
-    if isinstance(error, OutputError):
-        return getattr(error.__cause__, "errno", None) not in _OF_ONE_NAME
-    return isinstance(error, WeightsError)
+
+def _interruption(interrupt: KeyboardInterrupt) -> tuple[str, int]:
+    """What is told of it, and the exit code."""
+    by_scheduler = isinstance(interrupt, Terminated)
+    what = "terminated" if by_scheduler else "interrupted"
+    return f"{what}; run again to continue.", 143 if by_scheduler else 130
 
 
 def _in_group() -> bool:

@@ -8,20 +8,23 @@ from typing import Any
 from ignite.engine import Events
 from monai.data import list_data_collate
 from monai.engines import Evaluator
+from monai.utils import CommonKeys
+from torch import Tensor
 
 Case = dict[str, Any]
+
+_COMPUTED_WITH = (CommonKeys.IMAGE, CommonKeys.LABEL)
 
 
 def run_engine(engine: Evaluator, case: Case) -> Case:
     """
     Run an evaluator on one case.
 
-    MONAI's engines leave in ``state.output`` what the network and postprocessing made, and in
-    ``state.batch`` all other keys, such as ``name``.
+    The engine gets only what it computes with: other keys, such as ``name``, may hold what makes no batch.
 
     Args:
         engine: a MONAI evaluator, whose data loader is replaced.
-        case: a loaded and preprocessed case.
+        case: a loaded and preprocessed case, with ``image``, and as a tensor or not ``label``.
 
     Returns:
         Everything that was loaded and that came out.
@@ -30,9 +33,10 @@ def run_engine(engine: Evaluator, case: Case) -> Case:
 
     def collect() -> None:
         state: Any = engine.state
-        finished.update(state.batch[0], **state.output[0])
+        finished.update({**case, **state.output[0]})
 
-    engine.data_loader = [list_data_collate([case])]
+    tensors = {key: case[key] for key in _COMPUTED_WITH if isinstance(case.get(key), Tensor)}
+    engine.data_loader = [list_data_collate([tensors])]
     engine.state.epoch_length = 1
     # Otherwise ignite keeps the ended generator of a run that failed, and the next run does nothing.
     engine.interrupt_resume_enabled = False

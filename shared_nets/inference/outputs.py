@@ -22,7 +22,7 @@ from shared_nets.data.formats import as_nifti, is_other_format
 from shared_nets.data.loading import open_nifti
 from shared_nets.data.names import RESULTS_FOLDER
 from shared_nets.errors import StrokeSegError
-from shared_nets.files import make_output_folder, write_bytes, write_text
+from shared_nets.files import write_bytes, write_text
 from shared_nets.inference.lesions import label_lesions
 from shared_nets.inference.picture import lesion_sheet
 
@@ -205,7 +205,6 @@ class LesionWriter:
         Raises:
             OutputError: if a file cannot be written.
         """
-        make_output_folder(self.output_dir)
         path = partial(result_path, self.output_dir, case)
         reference = scan_grid(case["image"])
         mask = _as_uint8(case["pred"])

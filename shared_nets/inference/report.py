@@ -32,7 +32,12 @@ _JPEG_QUALITY = 72
 
 
 def write_report(
-    path: str | Path, results: Sequence[Result], cases: Sequence[Mapping[str, Any]], records: Records
+    path: str | Path,
+    results: Sequence[Result],
+    cases: Sequence[Mapping[str, Any]],
+    records: Records,
+    not_done: Mapping[str, Sequence[str]],
+    pictures: bool = True,
 ) -> None:
     """
     Write the page, one file that needs no other and no network.
@@ -40,8 +45,10 @@ def write_report(
     Args:
         path: the HTML file.
         results: what came of the scans, in order.
-        cases: the cases they came from, by ``name``; what `find_cases` left out is listed.
+        cases: all of the cohort, with ``name``; what `find_cases` left out is listed.
         records: says where results are, and what made them.
+        not_done: names of the cases without a result, by the part of the cohort that they belong to.
+        pictures: whether the page shows the scans' pictures.
 
     Raises:
         OutputError: if it cannot be written.
@@ -58,8 +65,14 @@ def write_report(
         settings=records.settings,
         software=software(),
         failed=[result.row for result in results if result.row["status"] == "failed"],
+        not_done=not_done,
         left_out=left_out_of(cases),
-        scans=[_scan(result.row, by_name[result.row["scan"]], path.parent) for result in results],
+        cases=len(cases),
+        scans=[
+            {"number": number, **_scan(result.row, by_name[result.row["scan"]], path.parent, pictures)}
+            for number, result in enumerate(results, 1)
+        ],
+        pictures=pictures,
         done=len(done),
         with_lesion=sum(volume > 0 for volume in volumes),
         median=statistics.median(volumes) if volumes else None,
@@ -103,11 +116,11 @@ def _number(value: Any, digits: int) -> str:
     return "" if value is None else f"{float(value):.{digits}f}"
 
 
-def _scan(row: Mapping[str, Any], case: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _scan(row: Mapping[str, Any], case: Mapping[str, Any], folder: Path, pictures: bool) -> dict[str, Any]:
     """A row with links to the scan's mask and picture, and a small picture to show in the page."""
     picture, mask = (result_path(folder, case, suffix) for suffix in (PICTURE_SUFFIX, MASK_SUFFIX))
     finished = row["status"] == "ok"
-    small = thumbnail(picture) if finished else None
+    small = thumbnail(picture) if finished and pictures else None
     return {
         **row,
         "mask": _link(mask, folder) if finished else None,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from shared_nets.errors import OutputError
 from shared_nets.files import plain
 from shared_nets.inference.lesions import Lesion, head_midline, measure_lesions
 from shared_nets.inference.outputs import write_table
@@ -25,6 +28,9 @@ LAST_COLUMNS = (
     "mean_probability",
 )
 COMPONENT_COLUMNS = ("scan", *(column.name for column in fields(Lesion)))
+# Writing tables on the way takes a twentieth of the time; small ones are written after each scan.
+_PAUSE = 20  # times as long as writing them took
+_LONGEST_PAUSE = 5.0  # seconds
 # mL to the microlitre, tenths of a millimetre, probabilities to four digits.
 _DIGITS = {"ml": 3, "mm": 1, "probability": 4}
 
@@ -74,3 +80,36 @@ def write_scan_table(path: Path, rows: Sequence[Row]) -> None:
     known = {*FIRST_COLUMNS, *MIDDLE_COLUMNS, *LAST_COLUMNS}
     further = dict.fromkeys(key for row in rows for key in row if key not in known)
     write_table(path, rows, [*FIRST_COLUMNS, *further, *MIDDLE_COLUMNS, *LAST_COLUMNS])
+
+
+class GrowingTables:
+    """
+    Tables that are written anew while rows come, as often as it takes little of the time.
+
+    A table of ten thousand rows takes a quarter of a second: after each scan it would be the longer work.
+
+    Args:
+        write: writes them.
+    """
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        self._write = write
+        self._is_behind = False
+        self._due = 0.0
+
+    def grow(self) -> None:
+        """There is a new row: write it, if the last time is long enough ago."""
+        self._is_behind = True
+        if time.monotonic() >= self._due:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Write what is new, if it can be; who writes the tables of all in the end tells why it cannot."""
+        if not self._is_behind:
+            return
+        start = time.monotonic()
+        with suppress(OutputError):  # a table that is open in Excel, say: with the next row again
+            self._write()
+            self._is_behind = False
+        end = time.monotonic()
+        self._due = end + min(_PAUSE * (end - start), _LONGEST_PAUSE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,19 @@ class Bright(nn.Module):
         if x.max() > 3:
             return x / 0 - x / 0
         return 100 * (x - 0.8)
+
+
+class Second(Bright):
+    """Does something when the second scan comes."""
+
+    def __init__(self, then: Callable[[], Any]) -> None:
+        super().__init__()
+        self.then = then
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.amax() > 2:
+            self.then()
+        return super().forward(x.clip(max=1))
 
 
 class RefuseNegative:

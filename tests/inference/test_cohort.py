@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from monai.handlers import StatsHandler
 from torch import Tensor, nn
 
 from shared_nets.errors import OutputError, WeightsError, warn_of_scan
-from shared_nets.inference import LesionWriter
+from shared_nets.inference import LesionWriter, Records
 from shared_nets.inference.outputs import MASK_SUFFIX, PICTURE_SUFFIX, PROBABILITY_SUFFIX
+from shared_nets.inference.tables import GrowingTables, write_scan_table
 from tests.heads import dice
-from tests.inference.cohorts import AFFINE, LEFT, RIGHT, VOXEL_ML, Bright, cohort, save
+from tests.inference.cohorts import AFFINE, LEFT, RIGHT, VOXEL_ML, Bright, Second, cohort, save
 
 COLUMNS = (
     "scan,status,volume_ml,lesion_count,largest_ml,side,max_probability,seconds,message,"
@@ -104,6 +106,21 @@ def test_every_kind_of_failure_is_one_sentence(first: str, tmp_path: Path) -> No
     assert rows.loc["good2"].side == "none"
 
 
+def test_what_else_a_case_holds_comes_through_as_it_is(tmp_path: Path) -> None:
+    """A data list's items may say anything; MONAI makes no batch of what is null or of no one kind."""
+    about = {"info": {"age": None, "sessions": [1, "b"]}, "label": "not/loaded.nii.gz"}
+    seen: list[dict[str, Any]] = []
+
+    def see(case: dict[str, Any]) -> dict[str, Any]:
+        seen.append(case)
+        return {}
+
+    rows = cohort([save(tmp_path, "a", (LEFT,)) | about], tmp_path / "out", measures=[see], quiet=True).run()
+    assert rows[0]["status"] == "ok"
+    assert seen[0]["info"] == about["info"]
+    assert seen[0]["pred"].shape == (1, 30, 30, 8)
+
+
 def test_no_lesions_is_a_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = cohort([save(tmp_path, "a")], tmp_path / "out").run()
     assert rows[0]["status"] == "ok"
@@ -175,19 +192,6 @@ class Signals(LesionWriter):
         super().write(case)
 
 
-class Second(Bright):
-    """Does something when the second scan comes."""
-
-    def __init__(self, then: Callable[[], Any]) -> None:
-        super().__init__()
-        self.then = then
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.amax() > 2:
-            self.then()
-        return super().forward(x.clip(max=1))
-
-
 def test_results_are_written_while_the_network_works_on_the_next_scan(tmp_path: Path) -> None:
     cases = [save(tmp_path, "a", (LEFT,)), save(tmp_path, "b", (LEFT,), 3.0), save(tmp_path, "c")]
     writer = Signals(tmp_path / "out")
@@ -231,6 +235,7 @@ def test_a_failure_to_write_one_scan_is_a_row_and_one_that_concerns_all_ends_the
     assert list(table(tmp_path / "out").status) == ["ok", "failed", "ok"]
 
     writer.error = OutputError("the disk is full.")
+    writer.error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(SystemExit):
         cohort(cases, tmp_path / "out", writer=writer, quiet=True).run()
     assert list(table(tmp_path / "out").scan) == ["a"]
@@ -252,8 +257,11 @@ def test_further_measures_are_further_columns(tmp_path: Path) -> None:
 
 
 def test_the_table_is_there_after_each_scan_and_survives_an_interruption(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(
+        "shared_nets.inference.tables._PAUSE", 0
+    )  # scans take no longer than it
     output = tmp_path / "out"
     seen: list[list[str]] = []
 
@@ -314,6 +322,21 @@ def test_a_folder_lost_on_the_way_stops_the_run(tmp_path: Path, capsys: pytest.C
     assert "Stopped, 2 scans left" in capsys.readouterr().err
 
 
+def test_the_output_folder_is_tried_once_not_for_each_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Path] = []
+    touch = Path.touch
+
+    def note(path: Path) -> None:
+        tried.append(path.parent)
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", note)
+    cohort([save(tmp_path, name) for name in "abc"], tmp_path / "out", quiet=True).run()
+    assert tried == [tmp_path / "out"]
+
+
 def test_one_file_that_cannot_be_written_does_not_stop_the_run(tmp_path: Path) -> None:
     (tmp_path / "out" / f"a{MASK_SUFFIX}").mkdir(parents=True)
     with pytest.raises(SystemExit):
@@ -339,6 +362,95 @@ def test_a_name_that_the_file_system_refuses_does_not_stop_the_run(
     with pytest.raises(SystemExit):
         cohort([save(tmp_path, "a:1"), save(tmp_path, "b")], tmp_path / "out", quiet=True).run()
     assert list(table(tmp_path / "out").status) == ["failed", "ok"]
+
+
+def test_one_folder_that_may_not_be_written_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a subject's, which another user made; of the output folder itself it would concern all."""
+    write = LesionWriter.write
+
+    def refuse(self: LesionWriter, case: Mapping[str, Any]) -> None:
+        if case["name"] == "a":
+            cause = PermissionError(errno.EACCES, "Permission denied")
+            raise OutputError("sub-a/a.nii.gz cannot be written: there is no permission.") from cause
+        write(self, case)
+
+    monkeypatch.setattr(LesionWriter, "write", refuse)
+    cases = [save(tmp_path, name) for name in "ab"]
+    with pytest.raises(SystemExit):
+        cohort(cases, tmp_path / "out", quiet=True).run()
+    assert list(table(tmp_path / "out").status) == ["failed", "ok"]
+
+
+def test_tables_on_the_way_take_little_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The more rows, the rarer, but not too rare. All ends with what is new, and only with that."""
+    now, rows = 0.0, 0
+    written: list[int] = []
+
+    def write() -> None:
+        nonlocal now
+        now += rows / 1000
+        written.append(rows)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    tables = GrowingTables(write)
+    for _ in range(1000):
+        now, rows = now + 1, rows + 1
+        tables.grow()
+    assert written[:9] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert max(np.diff(written)) == 5
+    assert sum(written) / 1000 < 1000 / 8
+    tables.catch_up()
+    tables.catch_up()
+    assert written[-1] == 1000
+    assert written.count(1000) == 1
+
+
+def test_results_of_an_earlier_run_are_no_reason_to_write_the_table_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    cases = [save(tmp_path, name) for name in "abc"]
+    writer = LesionWriter(tmp_path / "out", save_picture=False)
+    written: list[list[str]] = []
+
+    def write(path: Path, rows: Any) -> None:
+        written.append([row["scan"] for row in rows])
+
+    for _ in range(2):
+        records = Records(writer, tmp_path, tmp_path / "model.pt", {})
+        cohort(cases, tmp_path / "out", writer=writer, records=records, quiet=True).run()
+        monkeypatch.setattr("shared_nets.inference.cohort.write_scan_table", write)
+    assert written == [["a", "b", "c"]]
+
+
+class Locked:
+    """Stands for a table that is open in Excel on Windows until so many writes were refused."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+
+    def __call__(self, path: Path, rows: Any) -> None:
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise OutputError(f"{path} cannot be written: there is no permission.") from PermissionError(13)
+        write_scan_table(path, rows)
+
+
+def test_a_table_that_cannot_be_rewritten_on_the_way_does_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [save(tmp_path, name) for name in "abc"]
+    monkeypatch.setattr("shared_nets.inference.cohort.write_scan_table", Locked(1))
+    cohort(cases, tmp_path / "out", quiet=True).run()
+    assert list(table(tmp_path / "out").scan) == ["a", "b", "c"]
+
+    monkeypatch.setattr("shared_nets.inference.cohort.write_scan_table", Locked(99))
+    with pytest.raises(SystemExit):
+        cohort(cases, tmp_path / "out", quiet=True).run()
+    told = f"Stopped, 0 scans left: {tmp_path / 'out' / 'lesions.csv'} cannot be written"
+    assert told in capsys.readouterr().err
 
 
 def test_unusable_weights_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import nibabel as nib
 import numpy as np
@@ -27,7 +27,7 @@ from shared_nets.inference import Cohort, LesionWriter, Records, SliceWindowInfe
 from shared_nets.inference.outputs import LABELS_SUFFIX, MASK_SUFFIX, PICTURE_SUFFIX
 from shared_nets.inference.records import Result
 from shared_nets.inference.report import volume_bars
-from tests.inference.cohorts import LEFT, RIGHT, Bright, cohort, save
+from tests.inference.cohorts import LEFT, RIGHT, Bright, Second, cohort, save
 
 Run = Callable[..., list[str]]
 
@@ -459,6 +459,39 @@ def test_the_report_counts_scans_and_links_to_their_files(run: Run, tmp_path: Pa
     links = {unquote(urlsplit(link).path) for link in re.findall(r'href="([^#"][^"]*)"', page)}
     assert links == {f"{name}{suffix}" for name in lesions for suffix in (MASK_SUFFIX, PICTURE_SUFFIX)}
     assert all((out / link).is_file() for link in links)
+    *rows, _ = page[page.index("<tbody>") :].split("</tr>")
+    assert [
+        f'<a href="{quote(name + MASK_SUFFIX)}">mask</a>' in row
+        for name, row in zip(lesions, rows, strict=True)
+    ] == [True] * 3
+    assert re.findall(r'href="#(sheet-\d)"', page) == re.findall(r'<figure id="(sheet-\d)">', page)
+
+
+def test_a_broken_scan_among_others_leaves_links_to_pictures_right(
+    run: Run, scans: list[dict], tmp_path: Path
+) -> None:
+    Path(scans[1]["image"]).write_bytes(b"broken")
+    with pytest.raises(SystemExit):
+        run(scans, save_picture=True)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert re.findall(r'<a href="#(sheet-\d)">(\w)</a>', page) == [("sheet-1", "a"), ("sheet-3", "c")]
+    assert re.findall(r'<figure id="(sheet-\d)">', page) == ["sheet-1", "sheet-3"]
+
+
+def test_the_report_of_an_interrupted_run_says_what_is_not_done(
+    run: Run, scans: list[dict], tmp_path: Path
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    scans[1] = save(tmp_path, "b", (LEFT,), 3.0)
+    with pytest.raises(SystemExit):
+        run(scans, Second(interrupt))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<b>1</b> of 3 scans segmented" in page
+    assert "2 not done yet" in page
+    assert "of part" not in page
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["not_done"] == {"1-of-1": ["b", "c"]}
 
 
 class Page(HTMLParser):
@@ -498,7 +531,7 @@ def test_the_reports_own_script_sorts_by_the_column_clicked_on(
     (script,) = page.scripts
     for part in ('querySelectorAll("th")', 'addEventListener("click"', "row.cells[column]", ".sort("):
         assert part in script
-    assert page.columns == 13
+    assert page.columns == 14
     assert page.rows == [0, *[page.columns] * 3]  # the head's row has no cells of its own
     assert len(page.loaded) == 2
     assert all(source.startswith("data:image/") for source in page.loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -19,7 +20,7 @@ from shared_nets.errors import UsageError
 from shared_nets.inference import LesionWriter, Records
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
 from tests.commands import wait_for
-from tests.inference.cohorts import cohort, save
+from tests.inference.cohorts import LEFT, Second, cohort, save
 
 
 @given(st.integers(0, 40), st.integers(1, 12))
@@ -99,6 +100,86 @@ def test_two_parts_that_end_together_lose_no_rows(tmp_path: Path, monkeypatch: p
     assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == list("abcd")
 
 
+def part(folder: Path, number: int, cases: list[dict[str, Any]], count: int = 2, **settings: Any) -> None:
+    """One part of a run that keeps records."""
+    (folder / "model.pt").write_bytes(b"weights")
+    writer = LesionWriter(folder / "out", save_picture=settings.pop("save_picture", False))
+    records = Records(writer, folder, folder / "model.pt", {})
+    settings = {"writer": writer, "records": records, "shard": f"{number}/{count}", "quiet": True} | settings
+    cohort(cases, folder / "out", **settings).run()
+
+
+def test_what_other_parts_have_not_done_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [save(tmp_path, name) for name in "abcde"]
+    out = tmp_path / "out"
+    part(tmp_path, 1, cases, 3)
+    assert capsys.readouterr().err == (
+        f"{out / 'lesions.csv'} lacks 3 of 5 scans (2 of part 2-of-3, 1 of part 3-of-3): "
+        f"wait until these parts end, or run them again.\n"
+    )
+    assert json.loads((out / "manifest.json").read_text())["not_done"] == {
+        "2-of-3": ["b", "e"],
+        "3-of-3": ["c"],
+    }
+    page = (out / "report.html").read_text()
+    assert "<b>2</b> of 5 scans segmented" in page
+    assert "3 not done yet" in page
+    assert "2 of part 2-of-3" in page
+    for number in (2, 3):
+        part(tmp_path, number, cases, 3)
+    assert "(1 of part 3-of-3)" in capsys.readouterr().err
+    assert json.loads((out / "manifest.json").read_text())["not_done"] == {}
+    page = (out / "report.html").read_text()
+    assert "<b>5</b> of 5 scans segmented" in page
+    assert "not done yet" not in page
+
+
+def test_the_part_that_ends_last_puts_the_pictures_into_the_report(tmp_path: Path) -> None:
+    """Each would else read all of them anew."""
+    cases = [save(tmp_path, name) for name in "abc"]
+    report = tmp_path / "out" / "report.html"
+    for number, shown in ((1, 0), (2, 0), (3, 3)):
+        part(tmp_path, number, cases, 3, save_picture=True)
+        assert report.read_text().count("<figure") == shown
+    assert "puts them in" not in report.read_text()
+
+
+def test_a_part_interrupted_on_its_rerun_keeps_the_rows_of_scans_that_it_did_not_come_to(
+    tmp_path: Path,
+) -> None:
+    """But not of one whose result is gone, since it was to be done anew."""
+    cases = [save(tmp_path, name) for name in "abcdefgh"]
+    for number in (1, 2):
+        part(tmp_path, number, cases)
+    for index in (0, 2):  # to be done anew; the first is interrupted, while the second is loaded
+        save(tmp_path, cases[index]["name"], (LEFT,), 3.0)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        part(tmp_path, 1, cases, network=Second(interrupt))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    gone = set(manifest["not_done"]["1-of-2"])
+    assert "a" in gone <= {"a", "c"}
+    assert set(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == set("abcdefgh") - gone
+    assert all(scan["earlier"] for scan in manifest["scans"] if scan["row"]["scan"] in "eg")
+    part(tmp_path, 1, cases)
+    assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == list("abcdefgh")
+
+
+def test_after_an_undivided_run_parts_of_earlier_runs_do_not_count(tmp_path: Path) -> None:
+    cases = [save(tmp_path, name) for name in "abcd"]
+    for number in (1, 2):
+        part(tmp_path, number, cases)
+    Path(cases[1]["image"]).write_bytes(b"broken")
+    with pytest.raises(SystemExit):
+        part(tmp_path, 1, cases, 1)
+    assert not list((tmp_path / "out" / "shards").iterdir())
+    part(tmp_path, 1, cases)
+    assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == ["a", "c"]
+
+
 def test_a_part_without_a_scan_is_a_part_like_any_other(tmp_path: Path) -> None:
     cases = [save(tmp_path, "a")]
     assert cohort(cases, tmp_path / "out", shard="2/2", quiet=True).run() == []
@@ -111,6 +192,25 @@ def test_sigterm_is_an_interruption() -> None:
     with pytest.raises(Terminated), ended_by_sigterm():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "how"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_ended_while_the_report_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
+    how: str,
+) -> None:
+    monkeypatch.setattr("shared_nets.inference.cohort.write_report", lambda *_: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit) as exit_:
+        part(tmp_path, 1, [save(tmp_path, "a")], 1)
+    assert exit_.value.code == code
+    assert capsys.readouterr().err == f"Stopped, 0 scans left: {how}; run again to continue.\n"
+    assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == ["a"]
 
 
 def test_a_process_forked_meanwhile_ends_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
@@ -140,22 +240,15 @@ def test_a_thread_leaves_signals_alone() -> None:
 
 def test_what_was_another_parts_in_an_earlier_run_does_not_count(tmp_path: Path) -> None:
     """A scan is added in front, and b, now the first part's, is broken: the second's old row is gone."""
-    (tmp_path / "model.pt").write_bytes(b"weights")
     out = tmp_path / "out"
-
-    def part(number: int, cases: list[dict[str, Any]]) -> None:
-        writer = LesionWriter(out, save_picture=False)
-        records = Records(writer, tmp_path, tmp_path / "model.pt", {})
-        cohort(cases, out, writer=writer, records=records, shard=f"{number}/2", quiet=True).run()
-
     cases = [save(tmp_path, name) for name in "abcd"]
     for number in (1, 2):
-        part(number, cases)
+        part(tmp_path, number, cases)
     Path(cases[1]["image"]).write_bytes(b"broken")
     with pytest.raises(SystemExit):
-        part(1, [save(tmp_path, "A"), *cases])
+        part(tmp_path, 1, [save(tmp_path, "A"), *cases])
     rows = pd.read_csv(out / "lesions.csv").set_index("scan")["status"]
     assert rows["b"] == "failed"
-    part(2, [save(tmp_path, "A"), *cases])
+    part(tmp_path, 2, [save(tmp_path, "A"), *cases])
     rows = pd.read_csv(out / "lesions.csv").set_index("scan")["status"]
     assert dict(rows) == {"A": "ok", "a": "ok", "b": "failed", "c": "ok", "d": "ok"}
