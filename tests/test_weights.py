@@ -350,9 +350,7 @@ def test_nan_weights_are_neither_loaded_nor_saved(
 
 @ENDINGS
 @pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.complex64])
-def test_kernels_of_another_kind_are_not_loaded(
-    tmp_path: Path, ending: str, kind: torch.dtype
-) -> None:
+def test_kernels_of_another_kind_are_not_loaded(tmp_path: Path, ending: str, kind: torch.dtype) -> None:
     state = dict(small().state_dict())
     save_weights(state | {"0.weight": state["0.weight"].to(kind)}, tmp_path / f"model{ending}")
     said = rf"model{ending} do not fit Sequential \(0\.weight holds \w+ instead of float32\)"

@@ -21,6 +21,10 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from importlib.metadata import requires
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+from monai.bundle import ConfigParser
+from yaml import YAMLError
 
 import shared_nets
 from shared_nets.bundles import NOT_PASSED_ON, check_parts, read_metadata
@@ -37,6 +41,9 @@ PARTS = ("configs/metadata.json", "configs/inference.json", "docs/README.md", "L
 """What a bundle has beside its weights, to be passed on."""
 PACKAGE = Path(shared_nets.__file__).resolve().parent
 
+OF_A_MACHINE = re.compile(r"""(\$\s*['"])?(/\w|~\w*/|[A-Za-z]:[\\/]|\\\\|file:/)""")
+"""How a path begins that starts at a root, a home, a drive or a server; also alone in an expression."""
+
 LARGEST_ARCHIVE = 2**30
 """Bytes that an archive may unpack to, and be: the weights of a network twice, and room to spare."""
 MOST_FILES = 10_000
@@ -52,7 +59,7 @@ def bundle_files(bundle: str | Path) -> dict[str, bytes]:
 
     Raises:
         UsageError: if it is no bundle, or made for another version of this package, or has ranges of other
-            weights.
+            weights, or as `configs_to_pass_on`.
         WeightsError: see :func:`~shared_nets.release.provenance.verify_bundle`.
     """
     bundle = Path(bundle)
@@ -61,8 +68,7 @@ def bundle_files(bundle: str | Path) -> dict[str, bytes]:
     verify_bundle(bundle)
     optional = [RANGES] if (bundle / RANGES).is_file() else []
     files = {name: (bundle / name).read_bytes() for name in (CURRENT, SHIPPED, *optional)}
-    for part in ("configs", "docs"):
-        files |= _tree(bundle / part, part)
+    files |= configs_to_pass_on(bundle) | _tree(bundle / "docs", "docs")
     files["LICENSE"] = (bundle / "LICENSE").read_bytes()
     files |= _tree(PACKAGE, "shared_nets")
     files[REQUIREMENTS] = "".join(f"{line}\n" for line in requirements()).encode()
@@ -70,6 +76,39 @@ def bundle_files(bundle: str | Path) -> dict[str, bytes]:
     files |= {"docs/README.md": card, **pictures}
     files[SUMS] = sums(files)
     return files
+
+
+def configs_to_pass_on(bundle: Path) -> dict[str, bytes]:
+    """
+    A bundle's configs, by their path in its folder.
+
+    Args:
+        bundle: the bundle's folder.
+
+    Raises:
+        UsageError: if one cannot be read, or tells where files of a machine lie, as a lab's own recipe does.
+    """
+    files = _tree(bundle / "configs", "configs")
+    for name in files:
+        if name.endswith((".json", ".yaml", ".yml")):
+            try:
+                content = ConfigParser.load_config_file(bundle / name)
+            except (OSError, ValueError, YAMLError) as error:
+                raise UsageError(f"{bundle / name} is no readable config: correct or remove it.") from error
+            _check_private(content, "", bundle / name)
+    return files
+
+
+def _check_private(value: Any, key: str, path: Path) -> None:
+    """Refuse a config in which a path of a machine stands, or any to the data."""
+    if isinstance(value, (dict, list)):
+        for one, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_private(item, f"{key}#{one}".lstrip("#"), path)
+    names_data = bool(value) and key.split("#")[-1] == "dataset_dir"
+    if names_data or (isinstance(value, str) and OF_A_MACHINE.match(value)):
+        raise UsageError(
+            f"{path}: {key} tells where files of yours lie ({value}): empty it, or move that config."
+        )
 
 
 def requirements() -> list[str]:

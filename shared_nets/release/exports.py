@@ -125,7 +125,7 @@ def _torchscript(config: Path, network: nn.Module, metadata: dict[str, Any], pat
 
 
 def _without_source_paths(made: Path) -> bytes:
-    """A TorchScript file's bytes without what its errors would tell: where the source lies on this machine."""
+    """A TorchScript file's bytes without what its errors would tell: where the source lies on a machine."""
     content = io.BytesIO()
     with zipfile.ZipFile(made) as told, zipfile.ZipFile(content, "w") as plain:
         for name in told.namelist():

@@ -21,7 +21,14 @@ import pytest
 
 import shared_nets
 from shared_nets.errors import UsageError, WeightsError
-from shared_nets.release.archive import bundle_files, requirements, unpack, write_archive, write_folder
+from shared_nets.release.archive import (
+    bundle_files,
+    configs_to_pass_on,
+    requirements,
+    unpack,
+    write_archive,
+    write_folder,
+)
 from shared_nets.release.release import write_release
 from tests.commands import ROOT, strokeseg
 from tests.heads import SMALL, head, lesion_mask, write
@@ -206,6 +213,42 @@ def test_what_monai_label_trained_on_is_not_released(tmp_path: Path) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text('{"image": "/patients/smith.nii.gz"}')
     assert bundle_files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "key"),
+    [
+        ("ours.json", {"dataset_dir": "patients"}, "dataset_dir"),
+        ("ours.json", {"dataset_dir": ["a.json", "b.json"]}, "dataset_dir"),
+        ("ours.json", {"train": {"lists": ["@x", "/data/smith/list.json"]}}, "train#lists#1"),
+        ("ours.yaml", {"weights": "D:\\\\smith\\\\model.pt"}, "weights"),
+        ("nested/ours.json", {"cases": "$'/data/' + @name"}, "cases"),
+        ("ours.json", {"home": "~smith/scans"}, "home"),
+    ],
+)
+def test_a_config_that_tells_where_files_lie_is_not_passed_on(
+    tmp_path: Path, name: str, content: Mapping[str, object], key: str
+) -> None:
+    folder = tmp_path / "cnnres_bundle"
+    shutil.copytree(ROOT / "cnnres_bundle" / "configs", folder / "configs")
+    assert len(configs_to_pass_on(folder)) == 9
+    recipe = folder / "configs" / name
+    recipe.parent.mkdir(exist_ok=True)
+    recipe.write_text(json.dumps(content))
+    told = rf"{recipe.name}: {key} tells where files of yours lie .*: empty it"
+    with pytest.raises(UsageError, match=told):
+        configs_to_pass_on(folder)
+    recipe.write_text('{"a": ')
+    with pytest.raises(UsageError, match=f"{recipe.name} is no readable config"):
+        configs_to_pass_on(folder)
+
+
+def test_configs_are_looked_at_before_a_release(tmp_path: Path) -> None:
+    for part in ("cnnres_bundle", "docs"):  # where the pictures of its card are
+        shutil.copytree(ROOT / part, tmp_path / part)
+    (tmp_path / "cnnres_bundle" / "configs" / "ours.json").write_text('{"dataset_dir": "/data"}')
+    with pytest.raises(UsageError, match=r"ours\.json: dataset_dir tells where files of yours lie \(/data\)"):
+        bundle_files(tmp_path / "cnnres_bundle")
 
 
 # ---- hostile archives ----
