@@ -112,6 +112,18 @@ def test_an_unpacked_archive_segments_with_its_own_package(release: Path, tmp_pa
     np.testing.assert_array_equal(mask.affine, nib.load(scan).affine)
 
 
+def test_in_an_unpacked_archive_its_bundle_is_the_default(release: Path, tmp_path: Path) -> None:
+    folder = unpack(archive_of(release, "xnet"), tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    for words in (("release", tmp_path / "out", "--no-packages"), ("monailabel", "prepare", tmp_path / "app")):
+        command = [sys.executable, "-W", "ignore", "-m", "shared_nets.cli", *words]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    again = tmp_path / "out" / archive_of(release, "xnet").name
+    assert again.read_bytes() == archive_of(release, "xnet").read_bytes()
+    assert [path.name for path in (tmp_path / "app" / "model").iterdir()] == ["xnet_bundle"]
+
+
 # Names of packages whose modules are called otherwise.
 MODULES = {
     "connected-components-3d": "cc3d",
