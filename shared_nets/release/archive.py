@@ -41,6 +41,9 @@ PARTS = ("configs/metadata.json", "configs/inference.json", "docs/README.md", "L
 """What a bundle has beside its weights, to be passed on."""
 PACKAGE = Path(shared_nets.__file__).resolve().parent
 
+OF_THE_PACKAGE = (".py", ".j2")
+"""Endings of the package's files, as in pyproject.toml: notes and rejected patches are none of it."""
+
 OF_A_MACHINE = re.compile(r"""(\$\s*['"])?(/\w|~\w*/|[A-Za-z]:[\\/]|\\\\|file:/)""")
 """How a path begins that starts at a root, a home, a drive or a server; also alone in an expression."""
 
@@ -70,7 +73,8 @@ def bundle_files(bundle: str | Path) -> dict[str, bytes]:
     files = {name: (bundle / name).read_bytes() for name in (CURRENT, SHIPPED, *optional)}
     files |= configs_to_pass_on(bundle) | _tree(bundle / "docs", "docs")
     files["LICENSE"] = (bundle / "LICENSE").read_bytes()
-    files |= _tree(PACKAGE, "shared_nets")
+    package = _tree(PACKAGE, "shared_nets")
+    files |= {name: content for name, content in package.items() if name.endswith(OF_THE_PACKAGE)}
     files[REQUIREMENTS] = "".join(f"{line}\n" for line in requirements()).encode()
     card, pictures = _card(bundle)
     files |= {"docs/README.md": card, **pictures}
@@ -124,13 +128,28 @@ def requirements() -> list[str]:
     return sorted(line for line in requires("shared_nets") or [] if "extra ==" not in line)
 
 
+def archive_name(bundle: str | Path) -> str:
+    """
+    What a bundle's archive is called: ``NAME_vX.Y.Z.zip``, with the version of metadata.json.
+
+    Args:
+        bundle: the bundle's folder.
+
+    Raises:
+        UsageError: if it is no bundle.
+    """
+    bundle = Path(bundle).resolve()
+    check_parts(bundle, "to release", PARTS)
+    return f"{bundle.name}_v{read_metadata(bundle)['version']}.zip"
+
+
 def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     """
     Write a bundle's archive. The same bundle gives the same bytes, on every machine.
 
     Args:
         bundle: the bundle's folder.
-        folder: where ``NAME_vX.Y.Z.zip`` is written, with the version of metadata.json.
+        folder: where it is written, under the name of `archive_name`.
 
     Returns:
         The archive's path.
@@ -141,7 +160,6 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     """
     bundle = Path(bundle).resolve()
     files = bundle_files(bundle)
-    version = read_metadata(bundle)["version"]
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name in sorted(files):
@@ -150,7 +168,7 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             # Not compressed: weights hardly shrink, and other versions of zlib give other bytes.
             archive.writestr(entry, files[name], zipfile.ZIP_STORED)
-    path = Path(folder, f"{bundle.name}_v{version}.zip")
+    path = Path(folder, archive_name(bundle))
     write_bytes(path, content.getvalue())
     return path
 
@@ -163,20 +181,27 @@ def write_folder(bundle: str | Path, folder: str | Path) -> Path:
 
     Args:
         bundle: the bundle's folder.
-        folder: where the folder ``NAME`` is made; one that is there is replaced.
+        folder: where the folder ``NAME`` is made; an earlier one of this function is replaced.
 
     Raises:
-        UsageError, WeightsError: as `bundle_files`.
+        UsageError: if something else of that name is there, or as `bundle_files`.
+        WeightsError: as `bundle_files`.
         OutputError: if it cannot be written.
     """
     bundle = Path(bundle).resolve()
+    target = Path(folder, bundle.name)
+    # A clone of the Hub's repository has its history there.
+    if target.exists() and ((target / ".git").exists() or not (target / SUMS).is_file()):
+        raise UsageError(
+            f"{target} is not of an earlier release, or a clone, and is not replaced: move it, or choose "
+            f"another output folder."
+        )
     files = bundle_files(bundle)
     card = files["docs/README.md"].decode()
     head = hub_head(read_metadata(bundle))
     # The card moves up one folder.
     files["README.md"] = (head + re.sub(r"(!\[[^]]*\]\()(?=images/)", r"\1docs/", card)).encode()
     files[SUMS] = sums({name: content for name, content in files.items() if name != SUMS})
-    target = Path(folder, bundle.name)
     shutil.rmtree(target, ignore_errors=True)
     for name, content in files.items():
         write_bytes(target / name, content)

@@ -21,6 +21,7 @@ import pytest
 
 import shared_nets
 from shared_nets.errors import UsageError, WeightsError
+from shared_nets.release import archive as archive_module
 from shared_nets.release.archive import (
     bundle_files,
     configs_to_pass_on,
@@ -47,7 +48,9 @@ def test_a_release_has_the_archives_and_their_sums(release: Path) -> None:
     assert told == {name: hashlib.sha256((release / name).read_bytes()).hexdigest() for name in names}
 
 
-def test_the_same_bundle_gives_the_same_bytes(release: Path, tmp_path: Path) -> None:
+def test_the_same_bundle_gives_the_same_bytes(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = tmp_path / "cnnres_bundle"
     shutil.copytree(ROOT / "cnnres_bundle", copy)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")  # the card's pictures
@@ -58,6 +61,13 @@ def test_the_same_bundle_gives_the_same_bytes(release: Path, tmp_path: Path) -> 
     (copy / "models" / "last.ckpt").write_bytes(b"left by a training")
     (copy / "runs").mkdir()
     (copy / "configs" / ".cache").write_text("")
+    # What work on the package leaves in it.
+    package = tmp_path / "clone" / "shared_nets"
+    shutil.copytree(ROOT / "shared_nets", package)
+    for name in ("notes.txt", "weights.py.orig", "inference/report.html.j2.rej"):
+        (package / name).write_text("of mine")
+    monkeypatch.setattr(archive_module, "PACKAGE", package)
+    shutil.copy(ROOT / "pyproject.toml", package.parent)
     made = write_archive(copy, tmp_path / "out")
     assert made.name == f"cnnres_bundle_v{VERSION}.zip"
     assert made.read_bytes() == archive_of(release, "cnnres").read_bytes()
@@ -115,13 +125,14 @@ def test_an_unpacked_archive_segments_with_its_own_package(release: Path, tmp_pa
 def test_in_an_unpacked_archive_its_bundle_is_the_default(release: Path, tmp_path: Path) -> None:
     folder = unpack(archive_of(release, "xnet"), tmp_path)
     environment = os.environ | {"PYTHONPATH": str(folder)}
-    for words in (("release", tmp_path / "out", "--no-packages"), ("monailabel", "prepare", tmp_path / "app")):
+    out, app = tmp_path / "out", tmp_path / "app"
+    for words in (("release", out, "--no-packages"), ("monailabel", "prepare", app)):
         command = [sys.executable, "-W", "ignore", "-m", "shared_nets.cli", *words]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    again = tmp_path / "out" / archive_of(release, "xnet").name
+    again = out / archive_of(release, "xnet").name
     assert again.read_bytes() == archive_of(release, "xnet").read_bytes()
-    assert [path.name for path in (tmp_path / "app" / "model").iterdir()] == ["xnet_bundle"]
+    assert [path.name for path in (app / "model").iterdir()] == ["xnet_bundle"]
 
 
 # Names of packages whose modules are called otherwise.
@@ -169,6 +180,32 @@ def test_the_hubs_folder_has_a_valid_card(tmp_path: Path) -> None:
     assert not re.search(r"\]\(\.\./", card.text)  # no link out of the folder
 
 
+def test_the_hubs_folder_replaces_nothing_but_an_earlier_one(tmp_path: Path) -> None:
+    folder = tmp_path / "cnnres_bundle"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "SHA256SUMS").write_text("")  # pushed before
+    with pytest.raises(UsageError, match=r"cnnres_bundle is not of an earlier release, or a clone"):
+        write_folder(ROOT / "cnnres_bundle", tmp_path)
+    (folder / ".git").rmdir()
+    (folder / "SHA256SUMS").rename(folder / "notes.txt")
+    with pytest.raises(UsageError, match="is not replaced: move it, or choose another output folder"):
+        write_folder(ROOT / "cnnres_bundle", tmp_path)
+    assert (folder / "notes.txt").is_file()
+
+
+@pytest.mark.parametrize("hub", [False, True])
+def test_two_bundles_of_one_name_are_not_released(tmp_path: Path, hub: bool) -> None:
+    for place in ("a", "b"):
+        shutil.copytree(ROOT / "cnnres_bundle", tmp_path / place / "ours")
+    if hub:  # there, the version is not in the name
+        metadata = tmp_path / "b" / "ours" / "configs" / "metadata.json"
+        metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"version": "9.0.0"}))
+    told = "as ours: rename" if hub else rf"as ours_v{VERSION}\.zip: rename"
+    with pytest.raises(UsageError, match=told):
+        write_release(tmp_path / "out", [tmp_path / "a" / "ours", tmp_path / "b" / "ours"], False, hub)
+    assert not (tmp_path / "out").exists()
+
+
 def test_monai_pushes_the_hubs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run of ``monai.bundle push_to_hf_hub``: what it would upload, without a hub."""
     scripts = pytest.importorskip("monai.bundle.scripts")
@@ -194,6 +231,17 @@ def test_monai_pushes_the_hubs_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 # ---- what is not released ----
+
+
+def test_a_clone_has_the_same_bytes_on_windows() -> None:
+    """Git there ends lines otherwise where no attribute says how."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no clone")
+    names = ("shared_nets/weights.py", "xnet_bundle/configs/train.json", "xnet_bundle/models/model.pt")
+    command = ["git", "check-attr", "text", "eol", "--", *names, "docs/images/new.png", "new.nii.gz"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    told = [line.rsplit(": ", 1)[1] for line in said]
+    assert told == [*["auto", "lf"] * 2, *["unset", "lf"] * 3]
 
 
 def test_what_was_trained_since_is_not_released(tmp_path: Path) -> None:
