@@ -14,7 +14,6 @@ mL in them and in scans without lesions. The cases must not be those that the fi
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,11 +21,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import typer
+from common import image_in, listed, write_tables
 from numpy.typing import NDArray
 
 from shared_nets import LesionSegmenter
 from shared_nets.affine import voxel_ml
-from shared_nets.bundles import Model, bundle_folder
+from shared_nets.bundles import Model, bundle_folder, read_inference_config
 from shared_nets.data import find_cases
 from shared_nets.evaluation.metrics import ratio
 from shared_nets.inference.masks import hysteresis_mask, without_small_lesions
@@ -60,9 +60,9 @@ def main(
 ) -> None:
     """Try all combinations and write the tables."""
     cases: list[tuple[Any, Path | None]] = [
-        (in_folder(folder, case["image"]), folder / case["label"])
+        (image_in(folder, case), folder / case["label"])
         for folder in dataset
-        for case in json.loads((folder / "datalist.json").read_text())["training"]
+        for case in listed(folder, "training")
     ]
     if healthy:
         modalities = ("T1w",) if model is Model.xnet else ("DWI", "FLAIR")
@@ -83,12 +83,8 @@ def main(
     names = [*WAYS[model][0], *LIMITS]
     table = pd.DataFrame(rows).groupby(names).mean().reset_index()
     table = table.sort_values("dice", ascending=False, kind="stable")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(Path(f"{output}.csv"), index=False, float_format="%.4g")
-    config = json.loads((bundle_folder(model.value, bundle) / "configs" / "inference.json").read_text())
-    text = markdown(table, {name: config[name] for name in names}, len(cases))
-    Path(f"{output}.md").write_text(text)
-    print(text)
+    config = read_inference_config(bundle_folder(model.value, bundle))
+    write_tables(table, markdown(table, {name: config[name] for name in names}, len(cases)), output)
 
 
 def scores(mask: Mask, reference: Mask | None, ml: float) -> dict[str, float]:
@@ -110,13 +106,6 @@ def markdown(table: pd.DataFrame, usual: dict[str, Any], cases: int) -> str:
         cells = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def in_folder(folder: Path, image: Any) -> Any:
-    """A data list's paths, from its folder; None where a channel is missing."""
-    if isinstance(image, str):
-        return folder / image
-    return [folder / path if path else None for path in image]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ in RUNS where it was stopped.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -22,11 +21,13 @@ from typing import Annotated, Any
 
 import pandas as pd
 import typer
+from common import listed, write_tables
 from robustness import KINDS, changed
 
-from shared_nets.bundles import Model
+from shared_nets.bundles import Model, read_object
 from shared_nets.evaluation.tables import read_cases, statistics
 from shared_nets.experiments.tables import OVERLAPS, paired_p
+from shared_nets.files import write_json
 
 LABELLED = 10
 """Cases that the weights are tuned on, with those held out to choose the epoch."""
@@ -57,17 +58,13 @@ def main(
         read_cases(runs / "run" / "fold0" / name / "metrics.csv").set_index("scan")[list(OVERLAPS)]
         for name in ("before_test", "after_test")
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
     both = before.join(after, lsuffix="_before", rsuffix="_after")
-    both.to_csv(Path(f"{output}.csv"), float_format="%.4g")
-    labelled = len(json.loads(data.read_text())["training"])
+    labelled = len(listed(runs, "training"))
     what = (
         f"Simulated cases with {kind} of {amount:g} ({KINDS[kind].amount}): `strokeseg finetune` with "
         f"{labelled} labelled cases and {epochs} epoch{'' if epochs == 1 else 's'}"
     )
-    text = markdown(before, after, what)
-    Path(f"{output}.md").write_text(text)
-    print(text)
+    write_tables(both.reset_index(), markdown(before, after, what), output)
 
 
 def other_scanner(dataset: Path, runs: Path, kind: str, amount: float, tests: int | None = None) -> Path:
@@ -75,22 +72,22 @@ def other_scanner(dataset: Path, runs: Path, kind: str, amount: float, tests: in
     path = runs / "datalist.json"
     made_of = {"dataset": str(dataset.resolve()), "kind": kind, "amount": amount, "tests": tests}
     if path.is_file():
-        if json.loads(path.read_text()).get("made_of") != made_of:
+        if read_object(path).get("made_of") != made_of:
             raise typer.BadParameter(
                 f"{runs} holds other scans than {made_of}: name another.", param_hint="--runs"
             )
     else:
-        listed = json.loads((dataset / "datalist.json").read_text())["training"]
+        labelled = listed(dataset, "training")
         chosen = {
-            "training": [case for case in listed if case["fold"] < 2][:LABELLED],
-            "test": [case for case in listed if case["fold"] >= 2][:tests],
+            "training": [case for case in labelled if case["fold"] < 2][:LABELLED],
+            "test": [case for case in labelled if case["fold"] >= 2][:tests],
         }
         scans = (runs / "scans").absolute()
         sections: dict[str, list[dict[str, Any]]] = {
             name: [changed(case, dataset, kind, amount, scans) for case in cases]
             for name, cases in chosen.items()
         }
-        path.write_text(json.dumps({"made_of": made_of, **sections}, indent=1))
+        write_json(path, {"made_of": made_of, **sections})
     return path
 
 

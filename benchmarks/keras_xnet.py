@@ -129,7 +129,8 @@ def volume(
     with tempfile.TemporaryDirectory() as folder:
         nib.save(nib.Nifti1Image(mask, np.eye(4)), Path(folder, "mask.nii.gz"))
     done = time.process_time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # In KiB, on macOS in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
     return {"once": once, "scan": done - once, "network": network, "peak GiB": peak}
 
 

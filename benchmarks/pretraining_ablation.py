@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from common import write_tables
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
@@ -177,11 +178,7 @@ def main(
         for kind, folder in (("chronic", chronic), ("without stroke", healthy)):
             rows += ({"left_out": name, **row} for row in drawn(variant, stage, weights, folder, kind))
         table = pd.DataFrame(rows)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(Path(f"{output}.csv"), index=False, float_format="%.4g")
-        text = markdown(table, what)
-        Path(f"{output}.md").write_text(text)
-        print(text, flush=True)
+        write_tables(table, markdown(table, what), output)
 
 
 def train(

@@ -9,7 +9,6 @@ against its own mask, brought to the changed scan's grid. Writes OUTPUT.csv and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from common import as_list, listed, write_csv
 from monai.data import MetaTensor
 from monai.transforms import AdjustContrast, Affine, GaussianSmooth, RandBiasField, RandRicianNoise, Spacing
 from nibabel.affines import voxel_sizes
@@ -107,13 +107,13 @@ def main(
     bundle: Annotated[Path | None, typer.Option(help="Another bundle folder.")] = None,
 ) -> None:
     """Measure every kind at every amount; write the table and the plot."""
-    listed = json.loads((dataset / "datalist.json").read_text())["training"][:cases]
+    chosen = listed(dataset, "training")[:cases]
     rows = []
     with TemporaryDirectory() as folder:
         for kind in KINDS:
             for amount in KINDS[kind].tried:
                 where = Path(folder) / f"{kind} {amount:g}".replace(" ", "_")
-                scans = [changed(case, dataset, kind, amount, where / "scans") for case in listed]
+                scans = [changed(case, dataset, kind, amount, where / "scans") for case in chosen]
                 run_inference(
                     bundle_folder(model.value, bundle),
                     {"dataset_dir": scans, "output_dir": str(where), "save_picture": False, "quiet": True},
@@ -123,8 +123,7 @@ def main(
                     for scan in scans
                 ]
     table = pd.DataFrame(rows)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(Path(f"{output}.csv"), index=False, float_format="%.4g")
+    write_csv(table, output)
     plot(table, Path(f"{output}.png"))
     print(table.groupby(["kind", "amount"], sort=False)["dice"].mean().to_string())
 
@@ -132,9 +131,8 @@ def main(
 def changed(case: dict[str, Any], dataset: Path, kind: str, amount: float, folder: Path) -> dict[str, Any]:
     """The case with its scans and its mask changed, as new files."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = [case["image"]] if isinstance(case["image"], str) else list(case["image"])
     paths: list[str | None] = []
-    for name in [*files, case["label"]]:
+    for name in [*as_list(case["image"]), case["label"]]:
         if name is None:  # a missing channel
             paths.append(None)
             continue

@@ -15,7 +15,6 @@ T1, bright on DWI, by more than a threshold. Its threshold is the best on these 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import typer
+from common import as_list, image_in, listed, write_tables
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -50,8 +50,7 @@ def main(
     also: Annotated[list[str] | None, typer.Option(help="The bundle with KEY=VALUE too; repeatable.")] = None,
 ) -> None:
     """Run all methods and write the tables."""
-    listed = json.loads((dataset / "datalist.json").read_text())
-    cases = [case for section in ("training", "validation", "test") for case in listed.get(section, [])]
+    cases = listed(dataset, "training", "validation", "test")
     rows = [
         *(
             row
@@ -61,18 +60,12 @@ def main(
         *asymmetry_rows(model, dataset, cases),
     ]
     table = pd.DataFrame(rows)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(Path(f"{output}.csv"), index=False, float_format="%.4g")
-    Path(f"{output}.md").write_text(markdown(table))
-    print(markdown(table))
+    write_tables(table, markdown(table), output)
 
 
 def network_rows(model: Model, dataset: Path, cases: list[Case], bundle: Path, setting: str) -> list[Case]:
     """What the bundle finds, through its own inference.json, with a KEY=VALUE in it unless that is empty."""
-    scans: list[Any] = []
-    for case in cases:
-        files = [str(dataset / name) if name else None for name in as_list(case["image"])]
-        scans.append({"image": files if len(files) > 1 else files[0], "name": case["name"]})
+    scans = [{"image": image_in(dataset, case), "name": case["name"]} for case in cases]
     with TemporaryDirectory() as folder:
         settings = {"dataset_dir": scans, "output_dir": folder, "save_picture": False}
         run_inference(bundle, settings | parse_settings([setting] if setting else None))
@@ -141,7 +134,7 @@ def scored(method: str, case: Case, mask: NDArray[np.bool_], dataset: Path) -> C
 def markdown(table: pd.DataFrame) -> str:
     """Means with 95 % bootstrap intervals, over all cases and by tercile of the lesions' volume."""
     volumes = table.groupby("case")["reference_ml"].first()
-    tercile = pd.qcut(volumes, 3)
+    tercile = pd.qcut(volumes, 3, duplicates="drop")  # few or equal volumes make fewer parts, or none
     lines = [
         f"| method | lesions | cases | {' | '.join(SHOWN.values())} | false mL |",
         "| --- " * (4 + len(SHOWN)) + "|",
@@ -160,11 +153,6 @@ def interval(values: NDArray[np.float64]) -> str:
     """A mean with its 95 % bootstrap interval."""
     of = statistics(values, resamples=10_000, seed=0)
     return f"{of['mean']:.2f} ({of['ci_low']:.2f}–{of['ci_high']:.2f})"
-
-
-def as_list(value: Any) -> list[str | None]:
-    """One path or several, None for a channel that is missing."""
-    return [value] if isinstance(value, str) else list(value)
 
 
 if __name__ == "__main__":

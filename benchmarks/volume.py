@@ -106,7 +106,8 @@ def measure(method: str, model: str, scan: Sequence[Path]) -> dict[str, float]:
             once, done, network = ours(name, float(more[0]), model, scan, folder, parse_settings(more[1:]))
         else:
             once, done, network = others(name, model, scan, folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # In KiB, on macOS in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
     return {"once": once, "scan": done - once, "network": network, "peak GiB": peak}
 
 

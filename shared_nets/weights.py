@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from shared_nets import files
 from shared_nets.bundles import read_metadata
-from shared_nets.errors import WeightsError
+from shared_nets.errors import UsageError, WeightsError
 from shared_nets.files import sync, write_bytes, written_whole
 from shared_nets.networks import CNNRes, XNet
 
@@ -49,7 +49,7 @@ def load_weights(path: str | Path, sha256: str | None = None) -> dict[str, Tenso
 
     Raises:
         WeightsError: if the file is missing, damaged, has another SHA-256, holds anything but named
-            tensors, or holds NaN or infinite values.
+            tensors, or holds NaN or infinite values or variances below zero.
     """
     state = {key: t.float() if t.is_floating_point() else t for key, t in read_state(path, sha256).items()}
     check_finite(state, str(path), "train again with a smaller learning rate, or use an earlier checkpoint")
@@ -87,8 +87,8 @@ def check_architecture(network: nn.Module, state: Mapping[str, Tensor], path: st
         path: the file they come from, for the message.
 
     Raises:
-        WeightsError: naming the first tensor that is missing, of another shape, or too many, and the
-            network that the weights look like.
+        WeightsError: naming the first tensor that is missing, of another shape or kind of values, or too
+            many, and the network that the weights look like.
     """
     fault = next(misfits(network.state_dict(), state), None)
     if fault is None:
@@ -106,12 +106,20 @@ def check_architecture(network: nn.Module, state: Mapping[str, Tensor], path: st
 
 
 def misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
-    """How ``state`` differs from ``expected``: tensors missing, of another shape, then unexpected."""
+    """How ``state`` differs from ``expected``: tensors missing, of another shape or kind, then unexpected."""
     yield from (f"{key} is missing" for key in expected if key not in state)
     for key in expected:
         if key in state and state[key].shape != expected[key].shape:
             yield f"{key} has shape {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+        # Of any precision; but integers would be cut-off kernels, and of complex numbers half is dropped.
+        elif key in state and state[key].is_floating_point() != expected[key].is_floating_point():
+            yield f"{key} holds {kind(state[key])} instead of {kind(expected[key])}"
     yield from (f"{key} is unexpected" for key in state if key not in expected)
+
+
+def kind(tensor: Tensor) -> str:
+    """The type of a tensor's values, as ``float32``."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def save_weights(state: Mapping[str, Tensor], path: str | Path, half: bool = False) -> None:
@@ -127,7 +135,8 @@ def save_weights(state: Mapping[str, Tensor], path: str | Path, half: bool = Fal
             keep their type.
 
     Raises:
-        WeightsError: if the ending is neither, a value is NaN or infinite, or too large for float16.
+        WeightsError: if the ending is neither, a value is NaN, infinite, a variance below zero, or too large
+            for float16.
         OutputError: if the file cannot be written.
     """
     path = Path(path)
@@ -150,7 +159,7 @@ def as_stored(state: Mapping[str, Tensor], what: str, half: bool = False) -> dic
         half: as of `save_weights`.
 
     Raises:
-        WeightsError: if a value is NaN or infinite, or too large for float16.
+        WeightsError: if a value is NaN, infinite, a variance below zero, or too large for float16.
     """
     check_finite(state, what, "do not release these weights")
     plain = {key: state[key].detach().cpu().clone().contiguous() for key in sorted(state)}
@@ -230,15 +239,24 @@ def released_sha256(bundle_root: str | Path) -> dict[str, str]:
     The SHA-256 of each weight file a bundle was released with, by file name.
 
     Args:
-        bundle_root: the bundle's folder; ``weights_sha256`` of its metadata.json is read. Empty without it.
+        bundle_root: the bundle's folder; ``weights_sha256`` of its metadata.json is read.
+
+    Returns:
+        In lower-case hexadecimal, as `sha256` gives it; nothing where metadata.json says nothing of it.
 
     Raises:
-        UsageError: if metadata.json cannot be read.
+        UsageError: if metadata.json cannot be read, or has something else there.
     """
-    if not Path(bundle_root, "configs", "metadata.json").is_file():
+    metadata = Path(bundle_root, "configs", "metadata.json")
+    if not metadata.is_file():
         return {}
-    hashes: dict[str, str] = read_metadata(bundle_root).get("weights_sha256", {})
-    return hashes
+    hashes = read_metadata(bundle_root).get("weights_sha256", {})
+    if not isinstance(hashes, dict) or not all(isinstance(digest, str) for digest in hashes.values()):
+        raise UsageError(
+            f"{metadata}: weights_sha256 does not give the SHA-256 of each weight file as text by its name: "
+            f"correct it."
+        )
+    return {name: digest.strip().lower() for name, digest in hashes.items()}
 
 
 def read_state(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]:
@@ -341,10 +359,15 @@ def plain_state(state: Any, path: Path) -> dict[str, Tensor]:
 
 
 def check_finite(state: Mapping[str, Tensor], what: str, remedy: str) -> None:
-    """Raise a `WeightsError`, of ``what`` and ``remedy``, if a tensor holds NaN or infinite values."""
+    """
+    Raise a `WeightsError`, of ``what`` and ``remedy``, if a tensor holds NaN or infinite values, or a
+    variance below zero, whose root is NaN.
+    """
     for key, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{what} has NaN or infinite values in {key}; {remedy}.")
+        if key.endswith("running_var") and not tensor.is_complex() and (tensor < 0).any():
+            raise WeightsError(f"{what} has variances below zero in {key}; {remedy}.")
 
 
 def guess_network(state: Mapping[str, Tensor]) -> str | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from shared_nets import CNNRes, XNet
-from shared_nets.errors import OutputError, WeightsError
+from shared_nets.errors import OutputError, UsageError, WeightsError
 from shared_nets.weights import (
     check_architecture,
     load_into,
@@ -338,6 +338,26 @@ def test_nan_weights_are_neither_loaded_nor_saved(
     happened(caught.value)
 
 
+@ENDINGS
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.complex64])
+def test_kernels_of_another_kind_are_not_loaded(tmp_path: Path, ending: str, kind: torch.dtype) -> None:
+    state = dict(small().state_dict())
+    save_weights(state | {"0.weight": state["0.weight"].to(kind)}, tmp_path / f"model{ending}")
+    said = rf"model{ending} do not fit Sequential \(0\.weight holds \w+ instead of float32\)"
+    with pytest.raises(WeightsError, match=said):
+        load_into(small(), tmp_path / f"model{ending}")
+
+
+def test_a_variance_below_zero_is_neither_loaded_nor_saved(tmp_path: Path) -> None:
+    state = small().state_dict()
+    state["1.running_var"][1] = -0.5
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(WeightsError, match=r"model\.pt has variances below zero in 1\.running_var; train"):
+        load_into(small(), tmp_path / "model.pt")
+    with pytest.raises(WeightsError, match=r"has variances below zero in 1\.running_var"):
+        save_weights(state, tmp_path / "other.pt")
+
+
 def test_values_too_large_for_half_precision_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(
         WeightsError, match=r"the state dict in float16 has .* in variance; leave out --half \(half=False\)"
@@ -483,6 +503,25 @@ def test_restoring_checks_the_sha256_of_the_metadata(tmp_path: Path) -> None:
     released = sha256(tmp_path / "models" / "model.safetensors")
     metadata.write_text(json.dumps({"weights_sha256": {"model.safetensors": released}}))
     assert restore_shipped(tmp_path).is_file()
+
+
+@pytest.mark.parametrize("hashes", ["0" * 64, ["0" * 64], None, {"model.pt": 0}])
+def test_a_metadata_without_readable_sha256_is_told(tmp_path: Path, hashes: object) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "metadata.json").write_text(json.dumps({"weights_sha256": hashes}))
+    save_weights(small().state_dict(), tmp_path / "models" / "model.safetensors")
+    for action in (released_sha256, restore_shipped):
+        with pytest.raises(UsageError, match=r"metadata\.json: weights_sha256 does .*: correct it\."):
+            action(tmp_path)
+
+
+def test_a_sha256_in_capitals_is_the_same(tmp_path: Path) -> None:
+    save_weights(small().state_dict(), tmp_path / "models" / "model.pt")
+    digest = sha256(tmp_path / "models" / "model.pt")
+    (tmp_path / "configs").mkdir()
+    content = {"weights_sha256": {"model.pt": f" {digest.upper()} "}}
+    (tmp_path / "configs" / "metadata.json").write_text(json.dumps(content))
+    assert released_sha256(tmp_path) == {"model.pt": digest}
 
 
 @pytest.mark.parametrize("bundle", ["xnet_bundle", "cnnres_bundle"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from shared_nets.bundles import NOT_PASSED_ON, check_parts
@@ -40,7 +41,7 @@ def prepare_app(app_dir: str | Path, bundles: Sequence[str | Path]) -> Path:
         UsageError: if a folder is no bundle with weights, is made for another version of this package, has a
             name that MONAI Label takes for another task, or is in the app already; if the folder holds
             another ``main.py``.
-        OutputError: if the folder cannot be written.
+        OutputError: if the folder cannot be written; no bundle is then added.
     """
     app_dir = Path(app_dir)
     main = app_dir / "main.py"
@@ -54,16 +55,23 @@ def prepare_app(app_dir: str | Path, bundles: Sequence[str | Path]) -> Path:
         raise UsageError(
             f"{names}: two of these folders have one name, by which the server knows them; rename one."
         )
-    for bundle, target in targets.items():
-        with new_folder(target) as part:  # a server must not find half a bundle
-            for name in PARTS:
-                if (bundle / name).is_dir():
-                    ignore = shutil.ignore_patterns(*NOT_PASSED_ON, "*.ckpt")
-                    shutil.copytree(bundle / name, part / name, ignore=ignore)
-                elif (bundle / name).is_file():
-                    shutil.copy2(bundle / name, part / name)
-    write_text(main, MAIN)
+    # A server must not find half a bundle; nor may one be left, after another failed, that bars a repetition.
+    with ExitStack() as stack:
+        parts = {bundle: stack.enter_context(new_folder(target)) for bundle, target in targets.items()}
+        for bundle, part in parts.items():
+            _copy(bundle, part)
+        write_text(main, MAIN)
     return app_dir
+
+
+def _copy(bundle: Path, part: Path) -> None:
+    """The parts of a bundle that a server needs, without what trainings left."""
+    for name in PARTS:
+        if (bundle / name).is_dir():
+            ignore = shutil.ignore_patterns(*NOT_PASSED_ON, "*.ckpt")
+            shutil.copytree(bundle / name, part / name, ignore=ignore)
+        elif (bundle / name).is_file():
+            shutil.copy2(bundle / name, part / name)
 
 
 def bundles_to_serve(folder: Path, models: str) -> tuple[dict[str, str], list[str]]:

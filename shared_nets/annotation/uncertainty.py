@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from shared_nets.affine import voxel_ml
 from shared_nets.annotation.disagreement import expected_disagreement
-from shared_nets.errors import own_error
+from shared_nets.errors import UsageError, own_error
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,8 @@ class UncertaintyScoring(ScoringMethod):
     """
     Notes with each scan that has no final label how unsure a bundle's network is of it.
 
-    A scan is scored anew when the weights have changed. One that cannot be read is left out, with the reason
-    in the server's log.
+    A scan is scored anew when the weights have changed. One that cannot be is left out, with the reason in
+    the server's log.
 
     Args:
         key: the entry of the scan's information in the datastore.
@@ -37,26 +38,29 @@ class UncertaintyScoring(ScoringMethod):
     def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, int]:
         """
         Args:
-            request: may hold ``device`` and ``max_samples``, the most scans to score.
+            request: may hold ``device`` and ``max_samples``, the most scans to score; without, all.
             datastore: MONAI Label's store of scans and labels.
 
         Returns:
             How many scans were ``scored``, ``skipped`` as up to date, and ``failed``.
+
+        Raises:
+            UsageError: if ``max_samples`` is no number.
         """
+        most = most_scans(request)
         weights = Path(self.task.get_path()).stat().st_mtime_ns
         count = {"scored": 0, "skipped": 0, "failed": 0}
         for image in sorted(datastore.get_unlabeled_images()):
             if datastore.get_image_info(image).get(self.key, {}).get("weights") == weights:
                 count["skipped"] += 1
                 continue
-            if count["scored"] >= request.get("max_samples", float("inf")):
+            if count["scored"] >= most:
                 break
             try:
                 score = self._score(datastore.get_image_uri(image), request)
-            except Exception as error:
-                if (told := own_error(error)) is None:
-                    raise
-                logger.warning("Not scored: %s", told)
+            except Exception as error:  # whatever one scan leads to: the others are scored
+                told = own_error(error)
+                logger.warning("Not scored: %s", told or f"{image}: {error!r}", exc_info=told is None)
                 count["failed"] += 1
                 continue
             datastore.update_image_info(image, {self.key: {"score": score, "weights": weights}})
@@ -68,6 +72,15 @@ class UncertaintyScoring(ScoringMethod):
         _, data = self.task(request=asked)
         probability = data["probability"]
         return expected_disagreement(torch.as_tensor(probability), voxel_ml(probability.affine.cpu()))
+
+
+def most_scans(request: dict[str, Any]) -> float:
+    """The most scans that a request wants scored, which its sender may have as text, or empty for all."""
+    asked = request.get("max_samples")
+    try:
+        return inf if asked in (None, "") else float(asked)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"max_samples is {asked!r}: give a number of scans, or leave it out.") from error
 
 
 class MostUncertain(Strategy):

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from shared_nets.bundles import Model, bundle_folder
 from shared_nets.cli.options import Debug
+from shared_nets.cli.release import own_bundles
 from shared_nets.errors import tell_errors_in_words
 
 app = typer.Typer(help="The bundles in MONAI Label (3D Slicer, OHIF).", no_args_is_help=True)
@@ -23,7 +23,7 @@ def common() -> None:
 def prepare(
     app_dir: Annotated[Path, typer.Argument(help="Folder to make, for the server to start from.")],
     bundle: Annotated[
-        list[Path] | None, typer.Option(help="Bundle folder, as often as you like; by default both of ours.")
+        list[Path] | None, typer.Option(help="Bundle folder, as often as you like; by default ours.")
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -35,6 +35,6 @@ def prepare(
     tell_errors_in_words(debug)
     from shared_nets.annotation import prepare_app
 
-    made = prepare_app(app_dir, bundle or [bundle_folder(model.value) for model in Model])
+    made = prepare_app(app_dir, bundle or own_bundles())
     print(f"Made {made}. Start the server, in an environment with MONAI Label, with")
     print(f"  monailabel start_server --app {made} --studies FOLDER_OF_SCANS")

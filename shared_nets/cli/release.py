@@ -12,10 +12,23 @@ from shared_nets.cli.options import Debug
 from shared_nets.errors import tell_errors_in_words
 
 
+def own_bundles() -> list[Path]:
+    """
+    The bundles that this package lies beside; in a released archive, the one that it lies in.
+
+    Raises:
+        UsageError: if it lies beside none.
+    """
+    root = Path(__file__).resolve().parents[2]
+    if (root / "configs" / "inference.json").is_file():
+        return [root]
+    return [bundle_folder(model.value) for model in Model]
+
+
 def release(
     output: Annotated[Path, typer.Argument(help="Folder for the archives.")],
     bundle: Annotated[
-        list[Path] | None, typer.Option(help="Bundle folder, as often as you like; by default both of ours.")
+        list[Path] | None, typer.Option(help="Bundle folder, as often as you like; by default ours.")
     ] = None,
     packages: Annotated[bool, typer.Option(help="Also build the package's wheel and source archive.")] = True,
     hub: Annotated[bool, typer.Option("--hub", help="Also lay them out for the Hugging Face Hub.")] = False,
@@ -30,7 +43,7 @@ def release(
     tell_errors_in_words(debug)
     from shared_nets.release.release import write_release
 
-    bundles = bundle or [bundle_folder(model.value) for model in Model]
+    bundles = bundle or own_bundles()
     for path in write_release(output, bundles, packages=packages, hub=hub):
         print(f"Wrote {path}")
 

@@ -134,7 +134,7 @@ def summarise(
     if cases.empty:
         raise UsageError("there are no cases to summarise; evaluate at least one scan with a reference mask.")
     scored = cases[cases["status"] == "ok"] if "status" in cases else cases
-    failed = len(cases) - len(scored)
+    failed = len(set(cases["scan"]) - set(scored["scan"])) if "scan" in cases else len(cases) - len(scored)
     case = pd.factorize(scored["scan"])[0] if "scan" in scored else np.arange(len(scored))
     columns = [by_case(metric_column(scored, metric), case).mean().to_numpy() for metric in METRICS]
     rows = [
@@ -148,11 +148,12 @@ def summarise(
         found, missed = ([volumes(cell) for cell in scored[column]] for column in (FOUND, MISSED))
         for low, high in pairwise(sizes_ml):
             hits, others = (
-                by_case(count_between(c, low, high), case).sum().to_numpy() for c in (found, missed)
+                by_case(count_between(c, low, high), case).mean().to_numpy() for c in (found, missed)
             )
             total = hits + others
+            name = f"detection_rate_{size_class(low, high)}"
             rows.append(
-                {"metric": f"detection_rate_{size_class(low, high)}", "of": "lesions", "n": int(total.sum())}
+                {"metric": name, "of": "lesions", "n": round(total.sum())}
                 | {"undefined": 0, "failed": failed, "mean": rate(hits, total)}
                 | interval(hits, total, resamples, seed)
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import io
 import json
 import logging
 import os
@@ -36,7 +37,7 @@ from shared_nets.inference.cohort import SUMMARY
 from shared_nets.training.handlers import LAST
 from shared_nets.training.record import environment
 from shared_nets.training.start import LEAST, check_training, start_from
-from shared_nets.weights import CURRENT, save_weights
+from shared_nets.weights import CURRENT, intact_archive, save_weights
 
 OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "ckpt_dir", "resume", "weights", "evaluate_on"}
 """Values that an experiment sets itself, beside those in its ``silent``."""
@@ -173,6 +174,11 @@ class Experiment:
         """`find_cases` of the data, for a fold."""
         found: Callable[..., list[Case]] = self.workflow([], fold).parser.get_parsed_content("cases")
         return found
+
+    @property
+    def flatters(self) -> bool:
+        """Whether the epoch was chosen on the very cases that are evaluated."""
+        return self.weights == "best" and self.evaluate_on == "validation"
 
     @property
     def suffix(self) -> str:
@@ -485,12 +491,29 @@ def run(workflow: ConfigWorkflow) -> None:
 
 
 def read_last(checkpoint: Path) -> dict[str, Any]:
-    """A training's ``last.ckpt``."""
+    """
+    A training's ``last.ckpt``.
+
+    Raises:
+        WeightsError: if it cannot be read, is damaged, or no such file.
+    """
     try:
-        content: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        data = checkpoint.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"{checkpoint} cannot be read ({error.strerror}): see to it, and run the same command again."
+        ) from error
+    try:
+        content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         content["trainer"]["epoch"], content["network"]
     except Exception as error:
+        if intact_archive(data) and not isinstance(error, (KeyError, TypeError)):
+            reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+            raise WeightsError(
+                f"{checkpoint} is whole, but torch {torch.__version__} does not read it ({reason}): go on "
+                f"with the version that it was trained with."
+            ) from error
         raise WeightsError(
-            f"{checkpoint} cannot be read: delete the fold's folder to train it anew."
+            f"{checkpoint} is damaged or incomplete: delete the fold's folder to train it anew."
         ) from error
     return content

@@ -42,15 +42,20 @@ def before_and_after_text(before: pd.DataFrame, after: pd.DataFrame, which: str)
     Args:
         before: a row a case.
         after: the same cases.
-        which: what these are called: ``"held-out"`` or ``"test"``.
+        which: what these are called: ``"held-out"``, of which the epoch was chosen, so that a p value would
+            say nothing of others, or ``"test"``.
     """
     before, after = (rows[rows["status"] == "ok"].set_index("scan") for rows in (before, after))
     both = before.index.intersection(after.index)
     before, after = before.loc[both], after.loc[both]
+    if which == "test":
+        told = f"Dice: p = {paired_p(after['dice'], before['dice']):.2g} (Wilcoxon's signed-rank test)"
+    else:
+        told = "No p value: the epoch was chosen on these cases, which flatters (--evaluate-on test has one)."
     return "\n".join(
         [
             f"Mean over {len(both)} {which} cases, before and after:",
             *(f"  {key:<10} {before[key].mean():.3f}  {after[key].mean():.3f}" for key in OVERLAPS),
-            f"Dice: p = {paired_p(after['dice'], before['dice']):.2g} (Wilcoxon's signed-rank test)",
+            told,
         ]
     )

@@ -21,6 +21,10 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from importlib.metadata import requires
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+from monai.bundle import ConfigParser
+from yaml import YAMLError
 
 import shared_nets
 from shared_nets.bundles import NOT_PASSED_ON, check_parts, read_metadata
@@ -37,6 +41,12 @@ PARTS = ("configs/metadata.json", "configs/inference.json", "docs/README.md", "L
 """What a bundle has beside its weights, to be passed on."""
 PACKAGE = Path(shared_nets.__file__).resolve().parent
 
+OF_THE_PACKAGE = (".py", ".j2")
+"""Endings of the package's files, as in pyproject.toml: notes and rejected patches are none of it."""
+
+OF_A_MACHINE = re.compile(r"""(\$\s*['"])?(/\w|~\w*/|[A-Za-z]:[\\/]|\\\\|file:/)""")
+"""How a path begins that starts at a root, a home, a drive or a server; also alone in an expression."""
+
 LARGEST_ARCHIVE = 2**30
 """Bytes that an archive may unpack to, and be: the weights of a network twice, and room to spare."""
 MOST_FILES = 10_000
@@ -52,7 +62,7 @@ def bundle_files(bundle: str | Path) -> dict[str, bytes]:
 
     Raises:
         UsageError: if it is no bundle, or made for another version of this package, or has ranges of other
-            weights.
+            weights, or as `configs_to_pass_on`.
         WeightsError: see :func:`~shared_nets.release.provenance.verify_bundle`.
     """
     bundle = Path(bundle)
@@ -61,15 +71,48 @@ def bundle_files(bundle: str | Path) -> dict[str, bytes]:
     verify_bundle(bundle)
     optional = [RANGES] if (bundle / RANGES).is_file() else []
     files = {name: (bundle / name).read_bytes() for name in (CURRENT, SHIPPED, *optional)}
-    for part in ("configs", "docs"):
-        files |= _tree(bundle / part, part)
+    files |= configs_to_pass_on(bundle) | _tree(bundle / "docs", "docs")
     files["LICENSE"] = (bundle / "LICENSE").read_bytes()
-    files |= _tree(PACKAGE, "shared_nets")
+    package = _tree(PACKAGE, "shared_nets")
+    files |= {name: content for name, content in package.items() if name.endswith(OF_THE_PACKAGE)}
     files[REQUIREMENTS] = "".join(f"{line}\n" for line in requirements()).encode()
     card, pictures = _card(bundle)
     files |= {"docs/README.md": card, **pictures}
     files[SUMS] = sums(files)
     return files
+
+
+def configs_to_pass_on(bundle: Path) -> dict[str, bytes]:
+    """
+    A bundle's configs, by their path in its folder.
+
+    Args:
+        bundle: the bundle's folder.
+
+    Raises:
+        UsageError: if one cannot be read, or tells where files of a machine lie, as a lab's own recipe does.
+    """
+    files = _tree(bundle / "configs", "configs")
+    for name in files:
+        if name.endswith((".json", ".yaml", ".yml")):
+            try:
+                content = ConfigParser.load_config_file(bundle / name)
+            except (OSError, ValueError, YAMLError) as error:
+                raise UsageError(f"{bundle / name} is no readable config: correct or remove it.") from error
+            _check_private(content, "", bundle / name)
+    return files
+
+
+def _check_private(value: Any, key: str, path: Path) -> None:
+    """Refuse a config in which a path of a machine stands, or any to the data."""
+    if isinstance(value, (dict, list)):
+        for one, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_private(item, f"{key}#{one}".lstrip("#"), path)
+    names_data = bool(value) and key.split("#")[-1] == "dataset_dir"
+    if names_data or (isinstance(value, str) and OF_A_MACHINE.match(value)):
+        raise UsageError(
+            f"{path}: {key} tells where files of yours lie ({value}): empty it, or move that config."
+        )
 
 
 def requirements() -> list[str]:
@@ -85,13 +128,28 @@ def requirements() -> list[str]:
     return sorted(line for line in requires("shared_nets") or [] if "extra ==" not in line)
 
 
+def archive_name(bundle: str | Path) -> str:
+    """
+    What a bundle's archive is called: ``NAME_vX.Y.Z.zip``, with the version of metadata.json.
+
+    Args:
+        bundle: the bundle's folder.
+
+    Raises:
+        UsageError: if it is no bundle.
+    """
+    bundle = Path(bundle).resolve()
+    check_parts(bundle, "to release", PARTS)
+    return f"{bundle.name}_v{read_metadata(bundle)['version']}.zip"
+
+
 def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     """
     Write a bundle's archive. The same bundle gives the same bytes, on every machine.
 
     Args:
         bundle: the bundle's folder.
-        folder: where ``NAME_vX.Y.Z.zip`` is written, with the version of metadata.json.
+        folder: where it is written, under the name of `archive_name`.
 
     Returns:
         The archive's path.
@@ -102,7 +160,6 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
     """
     bundle = Path(bundle).resolve()
     files = bundle_files(bundle)
-    version = read_metadata(bundle)["version"]
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name in sorted(files):
@@ -111,7 +168,7 @@ def write_archive(bundle: str | Path, folder: str | Path) -> Path:
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             # Not compressed: weights hardly shrink, and other versions of zlib give other bytes.
             archive.writestr(entry, files[name], zipfile.ZIP_STORED)
-    path = Path(folder, f"{bundle.name}_v{version}.zip")
+    path = Path(folder, archive_name(bundle))
     write_bytes(path, content.getvalue())
     return path
 
@@ -124,20 +181,27 @@ def write_folder(bundle: str | Path, folder: str | Path) -> Path:
 
     Args:
         bundle: the bundle's folder.
-        folder: where the folder ``NAME`` is made; one that is there is replaced.
+        folder: where the folder ``NAME`` is made; an earlier one of this function is replaced.
 
     Raises:
-        UsageError, WeightsError: as `bundle_files`.
+        UsageError: if something else of that name is there, or as `bundle_files`.
+        WeightsError: as `bundle_files`.
         OutputError: if it cannot be written.
     """
     bundle = Path(bundle).resolve()
+    target = Path(folder, bundle.name)
+    # A clone of the Hub's repository has its history there.
+    if target.exists() and ((target / ".git").exists() or not (target / SUMS).is_file()):
+        raise UsageError(
+            f"{target} is not of an earlier release, or a clone, and is not replaced: move it, or choose "
+            f"another output folder."
+        )
     files = bundle_files(bundle)
     card = files["docs/README.md"].decode()
     head = hub_head(read_metadata(bundle))
     # The card moves up one folder.
     files["README.md"] = (head + re.sub(r"(!\[[^]]*\]\()(?=images/)", r"\1docs/", card)).encode()
     files[SUMS] = sums({name: content for name, content in files.items() if name != SUMS})
-    target = Path(folder, bundle.name)
     shutil.rmtree(target, ignore_errors=True)
     for name, content in files.items():
         write_bytes(target / name, content)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -119,7 +121,20 @@ def _torchscript(config: Path, network: nn.Module, metadata: dict[str, Any], pat
             meta_values=metadata,
             more_extra_files={config.name: config.read_bytes()},
         )
-        write_bytes(path, made.read_bytes())
+        write_bytes(path, _without_source_paths(made))
+
+
+def _without_source_paths(made: Path) -> bytes:
+    """A TorchScript file's bytes without what its errors would tell: where the source lies on a machine."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(made) as told, zipfile.ZipFile(content, "w") as plain:
+        for name in told.namelist():
+            # The second is a sum over all entries, the first among them; neither is needed.
+            if not name.endswith((".debug_pkl", ".data/serialization_id")):
+                entry = zipfile.ZipInfo(name)  # of 1 January 1980
+                entry.create_system = 3  # POSIX, whatever this system is
+                plain.writestr(entry, told.read(name))
+    return content.getvalue()
 
 
 def _onnx(network: nn.Module, metadata: dict[str, Any], path: Path) -> None:

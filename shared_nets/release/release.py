@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from shared_nets.errors import UsageError
 from shared_nets.files import make_output_folder, write_bytes
-from shared_nets.release.archive import PACKAGE, SUMS, sums, write_archive, write_folder
+from shared_nets.release.archive import PACKAGE, SUMS, archive_name, sums, write_archive, write_folder
 
 HUB = "huggingface"
 
@@ -33,10 +33,14 @@ def write_release(
         What was written.
 
     Raises:
-        UsageError: if a bundle cannot be released, or the packages not be built.
+        UsageError: if a bundle cannot be released, two would have one name, or the packages not be built.
         WeightsError: if a bundle's weights are not those that its metadata names.
         OutputError: if the folder cannot be written.
     """
+    # On the Hub the version is none of the name's.
+    names = [name for one in bundles for name in (archive_name(one), Path(one).resolve().name)[: 1 + hub]]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"Two of the bundles would be written as {twice[0]}: rename the folder of one.")
     output = make_output_folder(output)
     made = [write_archive(bundle, output) for bundle in bundles]
     if packages:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from shared_nets import NOTICE
-from shared_nets.bundles import NOT_PASSED_ON, check_parts, read_inference_config, read_metadata
+from shared_nets.bundles import check_parts, read_inference_config, read_metadata
 from shared_nets.errors import UsageError, WeightsError
 from shared_nets.evaluation.tables import EVALUATION, count_text, interval_text, number
 from shared_nets.files import new_folder, write_json, write_text
 from shared_nets.inference.ranges import RANGES, copy_ranges, ranges_beside
-from shared_nets.release.archive import PARTS
+from shared_nets.release.archive import PARTS, configs_to_pass_on
 from shared_nets.release.exports import bundle_network, describe
 from shared_nets.weights import (
     CURRENT,
@@ -71,7 +71,8 @@ def share_weights(
         ``output``.
 
     Raises:
-        UsageError: if something is not there, said or fitting, or the evaluation is of other weights.
+        UsageError: if something is not there, said or fitting, the evaluation is of other weights, or a
+            config tells where files of a machine lie.
         WeightsError: if the weights cannot be read or stored, or are of another network.
         OutputError: if the folder cannot be written.
     """
@@ -81,6 +82,7 @@ def share_weights(
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise UsageError(f"{version} is no version: three numbers, as 1.0.0.")
     check_parts(bundle, "to share", PARTS)
+    configs = configs_to_pass_on(bundle)
     state = read_state(weights)
     check_architecture(bundle_network(bundle), state, weights)
     stored = as_stored(state, str(weights), half)
@@ -89,7 +91,9 @@ def share_weights(
     metadata = read_metadata(bundle)
     start = f"{metadata['name']} {metadata['version']}"
     with new_folder(output) as part:
-        shutil.copytree(bundle / "configs", part / "configs", ignore=shutil.ignore_patterns(*NOT_PASSED_ON))
+        for name, content in configs.items():
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            (part / name).write_bytes(content)
         shutil.copy2(bundle / "LICENSE", part / "LICENSE")
         for name in (CURRENT, SHIPPED):
             save_weights(stored, part / name)

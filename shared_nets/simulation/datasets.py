@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 import nibabel as nib
@@ -13,11 +14,14 @@ from tqdm import tqdm
 
 from shared_nets.affine import voxel_ml
 from shared_nets.data.datalist import write_data_list
-from shared_nets.errors import UsageError
+from shared_nets.errors import UsageError, times
 from shared_nets.files import write_bytes
 from shared_nets.simulation.anatomy import Anatomy
-from shared_nets.simulation.lesions import read_masks
+from shared_nets.simulation.lesions import VOLUME_ML, read_masks
 from shared_nets.simulation.slices import Paint, SimulatedSlices
+
+LEAST_PIXELS = 16
+"""Rows and columns of the smallest slice: what the networks take."""
 
 TRIES = 50
 """Draws in which a case must come to show a lesion of the wanted size."""
@@ -43,13 +47,13 @@ def simulate_dataset(
     that fold alone. Anatomies are shared by all folds.
 
     Args:
-        folder: gets ``imagesTr``, ``labelsTr`` and ``datalist.json``.
-        masks: stroke masks in MNI space.
+        folder: gets ``imagesTr``, which must not hold files yet, ``labelsTr`` and ``datalist.json``.
+        masks: stroke masks in MNI space; see `read_masks` for those left out.
         anatomies: heads to draw from.
         paint: the contrast: `t1_contrast` or `acute_contrast`.
         cases: how many.
-        shape: rows, columns and slices.
-        spacing: pixel size and slice distance in mm.
+        shape: rows and columns, at least 16, and slices, at least 1.
+        spacing: pixel size and slice distance in mm, above 0.
         folds: number of folds.
         smallest_ml: every case shows at least this much lesion, in mL.
         seed: the same seed gives the same cases.
@@ -59,22 +63,25 @@ def simulate_dataset(
         The data list's path.
 
     Raises:
-        UsageError: if there are fewer masks or cases than folds, or no case shows a lesion of that size.
+        UsageError: if there are fewer masks or cases than folds, no case shows a lesion of that size, the
+            shape or spacing is none, or the folder holds images already.
         StrokeSegError: if a mask cannot be used or a file not be written.
     """
-    if min(len(masks), cases) < folds:
+    _check(folder, shape, spacing)
+    # Before they are dealt, so that no fold is left with masks of which none can be shown.
+    lesions = np.array(read_masks(masks), dtype=object)
+    if min(len(lesions), cases) < folds:
         raise UsageError(
-            f"{cases} cases from {len(masks)} masks do not make {folds} folds: take more, or fewer folds."
+            f"{cases} cases from {len(lesions)} masks do not make {folds} folds: take more cases, more masks "
+            f"of {VOLUME_ML[0]:g} to {VOLUME_ML[1]:g} mL, or fewer folds."
         )
     items = []
     with tqdm(total=cases, unit="case", disable=quiet) as bar:
         for fold in range(folds):
             numbers = range(fold, cases, folds)
             rng = np.random.default_rng([seed, fold])
-            chosen = rng.permutation(np.array(masks[fold::folds], dtype=object))[: len(numbers)]
-            source = SimulatedSlices(
-                anatomies, read_masks(chosen), paint, shape[:2], spacing[0], lesion_free=0.0
-            )
+            chosen = rng.permutation(lesions[fold::folds])[: len(numbers)]
+            source = SimulatedSlices(anatomies, list(chosen), paint, shape[:2], spacing[0], lesion_free=0.0)
             for number in numbers:
                 name = f"sim{number:04d}"
                 image, label, affine = _visible(
@@ -100,6 +107,23 @@ def simulate_dataset(
                 bar.update()
     items.sort(key=lambda item: str(item["name"]))
     return write_data_list(folder / "datalist.json", {"training": items}, "simulated lesions")
+
+
+def _check(folder: Path, shape: tuple[int, int, int], spacing: tuple[float, float]) -> None:
+    """Refuse a grid that is none, and a folder with files that would be taken for cases of this run."""
+    if min(shape[:2]) < LEAST_PIXELS or shape[2] < 1:
+        raise UsageError(
+            f"A volume of {times(shape)} voxels cannot be simulated: give at least {LEAST_PIXELS} rows and "
+            f"columns, and a slice."
+        )
+    if not all(0 < mm < inf for mm in spacing):
+        raise UsageError(f"A spacing of {times(spacing)} mm is none: give numbers above 0.")
+    images = folder / "imagesTr"
+    if images.is_dir() and any(images.iterdir()):
+        raise UsageError(
+            f"{images} holds files already, which would be taken for cases of this run: remove them, or "
+            f"choose another folder."
+        )
 
 
 def _visible(

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +64,27 @@ def test_a_folder_of_something_else_is_left_alone(bundles: Mapping[str, Path], t
         prepare_app(tmp_path, [bundles["xnet"]])
     assert [path.name for path in tmp_path.iterdir()] == ["main.py"]
     assert (tmp_path / "main.py").read_text() == "print('mine')"
+
+
+def test_what_failed_halfway_can_be_repeated(
+    bundles: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at the second bundle."""
+    copytree, app = shutil.copytree, tmp_path / "app"
+
+    def full(source: Path, *more: Any, **options: Any) -> Any:
+        if "cnnres_bundle/models" in str(source):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return copytree(source, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", full)
+        with pytest.raises(OutputError, match="there is no space left"):
+            prepare_app(app, [bundles["xnet"], bundles["cnnres"]])
+    assert not [path for path in app.rglob("*") if path.is_file()]
+    prepare_app(app, [bundles["xnet"], bundles["cnnres"]])
+    assert sorted(path.name for path in (app / "model").iterdir()) == ["cnnres_bundle", "xnet_bundle"]
+    assert (app / "main.py").is_file()
 
 
 def test_what_the_server_would_stumble_over_is_told(bundles: Mapping[str, Path], tmp_path: Path) -> None:

@@ -207,13 +207,16 @@ def test_a_case_that_several_models_were_judged_on_is_one() -> None:
     values = once + jitter - jitter.mean(0)  # of each case as much above as below
     many = table(list(values.ravel()), scan=[f"sub-{i:02}" for i in range(1, 21)] * 5)
     assert row(summarise(many), "dice") == pytest.approx(row(summarise(table(list(once))), "dice"))
-    # Of a rate, the lesions of all models are counted, and the cases drawn with all of theirs.
-    lesions = {"found_ml": ["2", "3 4"] * 5, "missed_ml": ["5", ""] * 5}
-    of_two = table([0.5] * 10, scan=["a", "b"] * 5, **lesions)
+    # So is a lesion, which some models found and others missed; one case failed with all, one with two.
+    found = [*["2", "3 4", "", ""] * 4, "2 5", "3 4", "", ""]
+    lesions = {"found_ml": found, "missed_ml": [*["5", "", "", ""] * 4, "", "", "", ""]}
+    status = ["ok", "ok", "failed", "ok"] * 3 + ["ok", "ok", "failed", "failed"] * 2
+    of_two = table([0.5] * 20, scan=["a", "b", "c", "d"] * 5, status=status, **lesions)
     hits = row(summarise(of_two, sizes_ml=(0, 10)), "detection_rate_under_10_ml")
-    assert (hits["n"], hits["mean"]) == (20, 0.75)
-    expected = interval(np.array([5.0, 10]), np.array([10.0, 10]), RESAMPLES, 0)
-    assert {key: hits[key] for key in expected} == expected
+    assert (hits["n"], hits["failed"]) == (4, 1)
+    assert hits["mean"] == pytest.approx((1.2 + 2) / 4)
+    expected = interval(np.array([1.2, 2]), np.array([2.0, 2]), RESAMPLES, 0)
+    assert {key: hits[key] for key in expected} == pytest.approx(expected)
 
 
 def test_one_case_has_no_interval() -> None:

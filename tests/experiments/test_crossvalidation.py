@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 
 from shared_nets import CNNRes, evaluation
-from shared_nets.errors import UsageError
+from shared_nets.errors import UsageError, WeightsError
 from shared_nets.evaluation import measure_case
-from shared_nets.experiments.crossvalidation import Experiment, check_recipes, telling_how_to_go_on
+from shared_nets.experiments.crossvalidation import Experiment, check_recipes, read_last, telling_how_to_go_on
 from shared_nets.files import held, in_turn
 from tests.bundles.configs import items, write_list
 from tests.commands import ROOT, digest, strokeseg, wait_for
@@ -165,6 +165,33 @@ def test_interrupted_in_an_evaluation_it_stops_and_the_fold_is_not_taken_for_fin
     assert not (tmp_path / "fold1").exists()
     monkeypatch.undo()
     assert list(run([0])["scan"]) == ["case2", "case4"]
+
+
+def test_a_checkpoint_is_given_up_only_when_it_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    torch.save({"network": {}, "trainer": {"epoch": 1}}, path)
+    assert read_last(path)["trainer"]["epoch"] == 1
+    whole = path.read_bytes()
+
+    def other_version(*_: object, **__: object) -> None:
+        raise RuntimeError("Attempted to read a PyTorch file with version 99.\nMore.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", other_version)
+        with pytest.raises(WeightsError, match=r"last\.ckpt is whole, but torch .* version 99\): go on with"):
+            read_last(path)
+    with pytest.raises(WeightsError, match=r"cannot be read \(Is a directory\): see to it"):
+        read_last(tmp_path)
+    for content in ({"network": {}}, [1], {"network": {}, "trainer": 1}):
+        torch.save(content, path)
+        with pytest.raises(WeightsError, match="is damaged or incomplete: delete the fold's folder"):
+            read_last(path)
+    for damage in (whole[: len(whole) // 2], b"", b"no checkpoint"):
+        path.write_bytes(damage)
+        with pytest.raises(WeightsError, match="is damaged or incomplete: delete the fold's folder"):
+            read_last(path)
 
 
 def test_an_interruption_tells_what_the_command_can_do() -> None:

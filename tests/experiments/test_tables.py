@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 from shared_nets.errors import UsageError
 from shared_nets.evaluation import read_cases
 from shared_nets.experiments.crossvalidation import Experiment
+from shared_nets.experiments.finetuning import before_and_after_text
 from shared_nets.experiments.methods import BUNDLES, METHODS, Method
 from shared_nets.experiments.tables import (
     OVERLAPS,
@@ -104,7 +106,7 @@ def test_a_failed_case_is_named_as_its_scan_is(tmp_path: Path) -> None:
 
 A, B, C = (Method(name, "XNet") for name in ("A", "B", "C"))
 COST = {"parameters_million": 1.0, "gmacs_per_slice": 2.0, "ms_per_slice": 3.0}
-BUDGET = {"folds": 1, "epochs": 2, "slices": 16}
+BUDGET = {"folds": 1, "epochs": 2, "slices": 16, "chosen_on_these_cases": False}
 
 
 def made(**dice: list[float]) -> pd.DataFrame:
@@ -237,8 +239,17 @@ def test_the_note_tells_the_range_where_trainings_ended_at_different_epochs() ->
     assert "Probabilities from 0.3 on are lesion. Each" in told
     rows["epochs"], rows["slices"] = [2, 5], [16, 40]
     told = explanation(rows, (48, 48), "volumes", limits | {"peak_threshold": 0.8, "smoothing_mm": 1.5})
-    assert "for 2 to 5 epoch(s) and 16 to 40 slices a fold" in told
+    assert "for 2 to 5 epoch(s) and 16 to 40 slices a fold. In brackets" in told
     assert "lesion, in pieces that reach 0.8, smoothed by 1.5 mm. Each" in told
+
+
+def test_the_note_tells_where_the_epoch_was_chosen_on_the_cases_scored() -> None:
+    rows = made(A=[0.5] * 6, C=[0.4] * 6)
+    limits = {"threshold": 0.3, "peak_threshold": 0.0, "smoothing_mm": 0.0}
+    words = " a fold. The best epoch is scored, on the very cases that it was chosen on, which flatters. In "
+    for chosen in (True, False):
+        rows["chosen_on_these_cases"] = chosen
+        assert (words in explanation(rows, (48, 48), "volumes", limits)) == chosen
 
 
 def test_the_budget_is_that_of_the_fold_trained_longest(tmp_path: Path) -> None:
@@ -247,4 +258,18 @@ def test_the_budget_is_that_of_the_fold_trained_longest(tmp_path: Path) -> None:
         trained = {"epoch": epochs, "slices": 80 * epochs}
         (tmp_path / f"fold{fold}").mkdir()
         (tmp_path / f"fold{fold}" / "trained.json").write_text(json.dumps(trained))
-    assert budget(experiment, [0, 2]) == {"folds": 2, "epochs": 5, "slices": 5 * 10 * 8}
+    told = {"folds": 2, "epochs": 5, "slices": 5 * 10 * 8}
+    assert budget(experiment, [0, 2]) == {**told, "chosen_on_these_cases": False}
+    for change, chosen in (({}, True), ({"evaluate_on": "test"}, False)):
+        best = replace(experiment, weights="best", **change)
+        assert budget(best, [0, 2]) == {**told, "chosen_on_these_cases": chosen}
+
+
+def test_fine_tuning_is_tested_on_cases_that_did_not_choose_the_epoch() -> None:
+    before, after = cases([0.5, 0.6, 0.4, 0.7, 0.5, 0.6]), cases([0.6, 0.8, 0.7, 0.9, 0.9, 0.65])
+    told = before_and_after_text(before, after, "test")
+    assert "Mean over 6 test cases" in told
+    assert f"p = {stats.wilcoxon(after['dice'] - before['dice']).pvalue:.2g} " in told
+    told = before_and_after_text(before, after, "held-out")
+    assert "p = " not in told
+    assert "No p value: the epoch was chosen on these cases" in told

@@ -21,7 +21,15 @@ import pytest
 
 import shared_nets
 from shared_nets.errors import UsageError, WeightsError
-from shared_nets.release.archive import bundle_files, requirements, unpack, write_archive, write_folder
+from shared_nets.release import archive as archive_module
+from shared_nets.release.archive import (
+    bundle_files,
+    configs_to_pass_on,
+    requirements,
+    unpack,
+    write_archive,
+    write_folder,
+)
 from shared_nets.release.release import write_release
 from tests.commands import ROOT, strokeseg
 from tests.heads import SMALL, head, lesion_mask, write
@@ -40,7 +48,9 @@ def test_a_release_has_the_archives_and_their_sums(release: Path) -> None:
     assert told == {name: hashlib.sha256((release / name).read_bytes()).hexdigest() for name in names}
 
 
-def test_the_same_bundle_gives_the_same_bytes(release: Path, tmp_path: Path) -> None:
+def test_the_same_bundle_gives_the_same_bytes(
+    release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = tmp_path / "cnnres_bundle"
     shutil.copytree(ROOT / "cnnres_bundle", copy)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")  # the card's pictures
@@ -51,6 +61,13 @@ def test_the_same_bundle_gives_the_same_bytes(release: Path, tmp_path: Path) -> 
     (copy / "models" / "last.ckpt").write_bytes(b"left by a training")
     (copy / "runs").mkdir()
     (copy / "configs" / ".cache").write_text("")
+    # What work on the package leaves in it.
+    package = tmp_path / "clone" / "shared_nets"
+    shutil.copytree(ROOT / "shared_nets", package)
+    for name in ("notes.txt", "weights.py.orig", "inference/report.html.j2.rej"):
+        (package / name).write_text("of mine")
+    monkeypatch.setattr(archive_module, "PACKAGE", package)
+    shutil.copy(ROOT / "pyproject.toml", package.parent)
     made = write_archive(copy, tmp_path / "out")
     assert made.name == f"cnnres_bundle_v{VERSION}.zip"
     assert made.read_bytes() == archive_of(release, "cnnres").read_bytes()
@@ -105,6 +122,19 @@ def test_an_unpacked_archive_segments_with_its_own_package(release: Path, tmp_pa
     np.testing.assert_array_equal(mask.affine, nib.load(scan).affine)
 
 
+def test_in_an_unpacked_archive_its_bundle_is_the_default(release: Path, tmp_path: Path) -> None:
+    folder = unpack(archive_of(release, "xnet"), tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    out, app = tmp_path / "out", tmp_path / "app"
+    for words in (("release", out, "--no-packages"), ("monailabel", "prepare", app)):
+        command = [sys.executable, "-W", "ignore", "-m", "shared_nets.cli", *words]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    again = out / archive_of(release, "xnet").name
+    assert again.read_bytes() == archive_of(release, "xnet").read_bytes()
+    assert [path.name for path in (app / "model").iterdir()] == ["xnet_bundle"]
+
+
 # Names of packages whose modules are called otherwise.
 MODULES = {
     "connected-components-3d": "cc3d",
@@ -150,6 +180,32 @@ def test_the_hubs_folder_has_a_valid_card(tmp_path: Path) -> None:
     assert not re.search(r"\]\(\.\./", card.text)  # no link out of the folder
 
 
+def test_the_hubs_folder_replaces_nothing_but_an_earlier_one(tmp_path: Path) -> None:
+    folder = tmp_path / "cnnres_bundle"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "SHA256SUMS").write_text("")  # pushed before
+    with pytest.raises(UsageError, match=r"cnnres_bundle is not of an earlier release, or a clone"):
+        write_folder(ROOT / "cnnres_bundle", tmp_path)
+    (folder / ".git").rmdir()
+    (folder / "SHA256SUMS").rename(folder / "notes.txt")
+    with pytest.raises(UsageError, match="is not replaced: move it, or choose another output folder"):
+        write_folder(ROOT / "cnnres_bundle", tmp_path)
+    assert (folder / "notes.txt").is_file()
+
+
+@pytest.mark.parametrize("hub", [False, True])
+def test_two_bundles_of_one_name_are_not_released(tmp_path: Path, hub: bool) -> None:
+    for place in ("a", "b"):
+        shutil.copytree(ROOT / "cnnres_bundle", tmp_path / place / "ours")
+    if hub:  # there, the version is not in the name
+        metadata = tmp_path / "b" / "ours" / "configs" / "metadata.json"
+        metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"version": "9.0.0"}))
+    told = "as ours: rename" if hub else rf"as ours_v{VERSION}\.zip: rename"
+    with pytest.raises(UsageError, match=told):
+        write_release(tmp_path / "out", [tmp_path / "a" / "ours", tmp_path / "b" / "ours"], False, hub)
+    assert not (tmp_path / "out").exists()
+
+
 def test_monai_pushes_the_hubs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run of ``monai.bundle push_to_hf_hub``: what it would upload, without a hub."""
     scripts = pytest.importorskip("monai.bundle.scripts")
@@ -175,6 +231,17 @@ def test_monai_pushes_the_hubs_folder(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 # ---- what is not released ----
+
+
+def test_a_clone_has_the_same_bytes_on_windows() -> None:
+    """Git there ends lines otherwise where no attribute says how."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no clone")
+    names = ("shared_nets/weights.py", "xnet_bundle/configs/train.json", "xnet_bundle/models/model.pt")
+    command = ["git", "check-attr", "text", "eol", "--", *names, "docs/images/new.png", "new.nii.gz"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    told = [line.rsplit(": ", 1)[1] for line in said]
+    assert told == [*["auto", "lf"] * 2, *["unset", "lf"] * 3]
 
 
 def test_what_was_trained_since_is_not_released(tmp_path: Path) -> None:
@@ -206,6 +273,42 @@ def test_what_monai_label_trained_on_is_not_released(tmp_path: Path) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text('{"image": "/patients/smith.nii.gz"}')
     assert bundle_files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "key"),
+    [
+        ("ours.json", {"dataset_dir": "patients"}, "dataset_dir"),
+        ("ours.json", {"dataset_dir": ["a.json", "b.json"]}, "dataset_dir"),
+        ("ours.json", {"train": {"lists": ["@x", "/data/smith/list.json"]}}, "train#lists#1"),
+        ("ours.yaml", {"weights": "D:\\\\smith\\\\model.pt"}, "weights"),
+        ("nested/ours.json", {"cases": "$'/data/' + @name"}, "cases"),
+        ("ours.json", {"home": "~smith/scans"}, "home"),
+    ],
+)
+def test_a_config_that_tells_where_files_lie_is_not_passed_on(
+    tmp_path: Path, name: str, content: Mapping[str, object], key: str
+) -> None:
+    folder = tmp_path / "cnnres_bundle"
+    shutil.copytree(ROOT / "cnnres_bundle" / "configs", folder / "configs")
+    assert len(configs_to_pass_on(folder)) == 9
+    recipe = folder / "configs" / name
+    recipe.parent.mkdir(exist_ok=True)
+    recipe.write_text(json.dumps(content))
+    told = rf"{recipe.name}: {key} tells where files of yours lie .*: empty it"
+    with pytest.raises(UsageError, match=told):
+        configs_to_pass_on(folder)
+    recipe.write_text('{"a": ')
+    with pytest.raises(UsageError, match=f"{recipe.name} is no readable config"):
+        configs_to_pass_on(folder)
+
+
+def test_configs_are_looked_at_before_a_release(tmp_path: Path) -> None:
+    for part in ("cnnres_bundle", "docs"):  # where the pictures of its card are
+        shutil.copytree(ROOT / part, tmp_path / part)
+    (tmp_path / "cnnres_bundle" / "configs" / "ours.json").write_text('{"dataset_dir": "/data"}')
+    with pytest.raises(UsageError, match=r"ours\.json: dataset_dir tells where files of yours lie \(/data\)"):
+        bundle_files(tmp_path / "cnnres_bundle")
 
 
 # ---- hostile archives ----

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -102,6 +106,26 @@ def test_a_torchscript_file_tells_what_it_is(tmp_path: Path) -> None:
         told = json.loads(content)
         stored = json.loads((ROOT / "cnnres_bundle" / "configs" / name).read_text())
         assert {key: told[key] for key in stored} == stored
+
+
+def test_a_torchscript_file_is_the_same_wherever_the_package_lies(tmp_path: Path) -> None:
+    paths = []
+    for place in (ROOT, tmp_path / "home" / "smith"):
+        if place != ROOT:
+            shutil.copytree(ROOT / "shared_nets", place / "shared_nets")
+        paths.append(tmp_path / str(len(paths)) / "net.ts")
+        done = subprocess.run(
+            [sys.executable, "-m", "shared_nets.cli", "export", ROOT / "cnnres_bundle", paths[-1]],
+            cwd=place,
+            # TorchScript writes a module's constants in the order of a set.
+            env=os.environ | {"PYTHONPATH": str(place), "PYTHONHASHSEED": "0"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        with zipfile.ZipFile(paths[-1]) as archive:
+            assert not [name for name in archive.namelist() if str(place).encode() in archive.read(name)]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def told_by(path: Path) -> dict[str, Any]:

@@ -120,6 +120,15 @@ def test_what_monai_label_trained_on_is_not_passed_on(said: Mapping[str, Any], t
     assert not [path for path in shared.rglob("*") if path.is_file() and b"smith" in path.read_bytes()]
 
 
+def test_a_recipe_that_tells_where_files_lie_is_not_shared(said: Mapping[str, Any], tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(ROOT / "cnnres_bundle", base)
+    (base / "configs" / "ours.json").write_text('{"dataset_dir": "/data/smith"}')
+    with pytest.raises(UsageError, match=r"ours\.json: dataset_dir tells where files of yours lie"):
+        share_weights(tmp_path / "shared", **said | {"bundle": base})
+    assert not (tmp_path / "shared").exists()
+
+
 def test_ranges_go_along_with_the_weights_they_are_of(
     said: Mapping[str, Any], weights: Path, tmp_path: Path
 ) -> None:

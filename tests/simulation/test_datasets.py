@@ -22,18 +22,8 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def simulate(folder: Path, masks: list[Path], paint=t1_contrast, cases: int = 4, **options) -> Path:
-    return simulate_dataset(
-        folder,
-        masks,
-        [heads.brain()],
-        paint,
-        cases,
-        shape=(48, 40, 10),
-        spacing=(4.0, 8.0),
-        folds=2,
-        quiet=True,
-        **options,
-    )
+    settings = {"shape": (48, 40, 10), "spacing": (4.0, 8.0), "folds": 2, "quiet": True, **options}
+    return simulate_dataset(folder, masks, [heads.brain()], paint, cases, **settings)
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_other_cases(
@@ -83,3 +73,40 @@ def test_too_few_masks_for_the_folds_are_told(tmp_path: Path, masks: list[Path])
 def test_a_lesion_too_large_to_be_found_is_told(tmp_path: Path, masks: list[Path]) -> None:
     with pytest.raises(UsageError, match="less than 900 mL"):
         simulate(tmp_path, masks, smallest_ml=900.0)
+
+
+def test_masks_too_small_to_be_shown_leave_no_fold_without(tmp_path: Path, masks: list[Path]) -> None:
+    """In order of their names, every second one is too small."""
+    small = [heads.save_ball(tmp_path / f"mask{i}.nii.gz", radius_mm=1.0) for i in range(4)]
+    dealt = [path for pair in zip(masks, small, strict=True) for path in pair]
+    listed = json.loads(simulate(tmp_path / "out", dealt).read_text())["training"]
+    assert {case["fold"] for case in listed} == {0, 1}
+    with pytest.raises(UsageError, match=r"from 1 masks do not make 2 folds: .* masks of 0\.05 to 400 mL"):
+        simulate(tmp_path / "other", [*small, masks[0]])
+
+
+@pytest.mark.parametrize(
+    ("grid", "told"),
+    [
+        ({"shape": (0, 40, 10)}, "A volume of 0×40×10 voxels cannot be simulated: give at least 16 rows"),
+        ({"shape": (48, 15, 10)}, "48×15×10 voxels"),
+        ({"shape": (48, 40, 0)}, "48×40×0 voxels"),
+        ({"spacing": (0.0, 8.0)}, "A spacing of 0×8 mm is none"),
+        ({"spacing": (4.0, -8.0)}, "A spacing of 4×-8 mm is none"),
+        ({"spacing": (4.0, np.nan)}, "A spacing of 4×nan mm is none"),
+    ],
+)
+def test_a_grid_that_is_none_is_told(
+    tmp_path: Path, masks: list[Path], grid: dict[str, tuple[float, ...]], told: str
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        simulate(tmp_path / "out", masks, **grid)
+    assert not (tmp_path / "out").exists()
+
+
+def test_cases_of_an_earlier_run_are_not_mixed_with_new_ones(tmp_path: Path, masks: list[Path]) -> None:
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "imagesTr" / "sim0004_0001.nii.gz").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"imagesTr holds files already, .*: remove them, or choose"):
+        simulate(tmp_path, masks)
+    assert [path.name for path in tmp_path.iterdir()] == ["imagesTr"]
