@@ -259,9 +259,7 @@ def test_further_measures_are_further_columns(tmp_path: Path) -> None:
 def test_the_table_is_there_after_each_scan_and_survives_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        "shared_nets.inference.tables._PAUSE", 0
-    )  # scans take no longer than it
+    monkeypatch.setattr("shared_nets.inference.tables._PAUSE", 0)  # scans take no longer than it
     output = tmp_path / "out"
     seen: list[list[str]] = []
 
