@@ -90,7 +90,7 @@ def experiment(
         recipes, settings = recipe_files(folder, recipe), parse_settings(setting)
     from shared_nets.evaluation import summarise, summary_text
     from shared_nets.experiments.crossvalidation import Experiment
-    from shared_nets.experiments.tables import means, scores
+    from shared_nets.experiments.tables import CHOSEN, means, scores
     from shared_nets.files import in_turn, write_text
 
     silent = {"quiet": quiet, "debug": debug}
@@ -103,6 +103,8 @@ def experiment(
         for name, content in tables.items():
             write_text(output / name, content.to_csv(index=False))
     print(summary_text(summary))
+    if one.flatters:
+        print(CHOSEN)
     if scoring is Scoring.paper:
         rules = model.value
         paper = means(scores(cases, rules), rules)

@@ -28,7 +28,7 @@ TITLES = {
     Comparison.comparison: "Networks compared on T1-weighted slices",
     Comparison.acute: "U-Net and CNN-Res on DWI and FLAIR",
 }
-CHOSEN = " The best epoch is scored, on the very cases that it was chosen on, which flatters."
+CHOSEN = "The best epoch is scored, on the very cases that it was chosen on, which flatters."
 ROUNDS = 5
 """Timings of each network, taken in turns; the table has their median."""
 
@@ -284,7 +284,7 @@ def explanation(rows: pd.DataFrame, window: Sequence[int], rules: str, limits: M
         + (f", smoothed by {smoothing:g} mm" if (smoothing := limits["smoothing_mm"]) else "")
         + f". Each network was trained alike, for {span(rows['epochs'])} epoch(s) and {span(rows['slices'])} "
         f"slices a fold."
-        + (CHOSEN if first["chosen_on_these_cases"] else "")
+        + (f" {CHOSEN}" if first["chosen_on_these_cases"] else "")
         + f" In brackets: what the paper reports on its own data, where at hand. p: Wilcoxon's "
         f"signed-rank test of Dice against the last row, Holm's correction. GMACs and ms: for a slice of "
         f"{window[0]}×{window[1]}, float32."

@@ -525,6 +525,7 @@ def test_the_last_epoch_is_evaluated_unless_the_best_is_asked_for(
     assert done.code == 0, done.err
     told = json.loads((trained.evaluation_folder(0) / "evaluation.json").read_text())
     assert told["WeightsSHA256"] == digest(models / evaluated)
+    assert ("chosen on, which flatters" in done.out) == (evaluated == "model.pt")
 
 
 def test_an_evaluation_keeps_no_probabilities(trained: Experiment) -> None:
