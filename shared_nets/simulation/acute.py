@@ -17,7 +17,7 @@ from shared_nets.simulation.appearance import (
     surrounded,
     white_matter_spots,
 )
-from shared_nets.simulation.fields import smooth_field
+from shared_nets.simulation.fields import pixel_size, smooth_field
 from shared_nets.simulation.scenes import Scene
 
 SKULL_BASE_MM = (
@@ -29,6 +29,8 @@ SKULL_BASE_MM = (
     (14.0, -98.0, -8.0),  # occipital pole
 )
 """Where air in the skull base brightens DWI on both sides: right side, MNI mm."""
+PIECE_MM = 8.0
+"""Within this distance, brightness is compared with that of the lesion's own brightest pixel."""
 
 
 def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tensor]:
@@ -36,7 +38,7 @@ def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tens
     Paint a scene as DWI and FLAIR with acute stroke.
 
     FLAIR is missing (all zero) in 40 % of slices, as inference asks about DWI alone in every case;
-    DWI in 10 % of those old enough to show on FLAIR; never both.
+    DWI in 10 % of those that show on FLAIR; never both.
 
     Args:
         rng: source of randomness.
@@ -54,13 +56,14 @@ def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tens
 
     brightening, gain = _brightening(rng, scene, tissues[CSF])
     dwi = dwi + brightening
-    age = rng.uniform(-0.3, 1.0)  # from hours, when FLAIR is still normal, to days
-    flair = flair * (1 + brightening / gain * max(0.0, age) * rng.uniform(0.2, 0.9))
-    # Down to a third of the peak: readers draw the fading border too, and small pieces came out too small.
-    label = (brightening > 0.33 * gain) & (brightening > 0.18) & (scene.lesion > 0.3)
+    # In the first hours FLAIR is still normal; then it brightens as much as old white-matter disease does.
+    rise = rng.uniform(0, 0.1) if rng.random() < 0.3 else rng.uniform(0.2, 1.2)
+    flair = flair * (1 + brightening / gain * rise)
+    label = _drawn_by_readers(scene, brightening, gain)
 
-    dwi = surrounded(rng, scene, dwi, scalp=(0.0, 0.5), skull=(0.0, 0.15), fluid=0.15)
-    flair = surrounded(rng, scene, flair, scalp=(0.3, 1.6), skull=(0.02, 0.3), fluid=0.1)
+    stripped = rng.random() < 0.4
+    dwi = surrounded(rng, scene, dwi, stripped, scalp=(0.0, 0.5), skull=(0.0, 0.15), fluid=0.15)
+    flair = surrounded(rng, scene, flair, stripped, scalp=(0.3, 1.6), skull=(0.02, 0.3), fluid=0.1)
     dwi = _with_susceptibility(rng, scene, dwi)
     # DWI is brightest in a large lesion or at the skull base, FLAIR in the scalp: where tissue comes to lie
     # between 0 and 1 differs much from scan to scan.
@@ -70,7 +73,7 @@ def acute_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tens
     # What another b-value or echo time does to DWI is a power of its intensities.
     dwi = scanned(rng, scene, dwi, level, gamma=0.3)
     flair = scanned(rng, scene, flair, level=rng.uniform(0.22, 0.8), gamma=0.2)
-    return torch.stack(_as_delivered(rng, dwi, flair, age > 0.4, scene.planes_per_slice)), label.float()
+    return torch.stack(_as_delivered(rng, dwi, flair, rise > 0.3, scene.planes_per_slice)), label.float()
 
 
 def _tissue(
@@ -120,6 +123,17 @@ def _brightening(rng: np.random.Generator, scene: Scene, csf: Tensor) -> tuple[T
     patchy = 1 + smooth_field(rng, scene.coordinates, 10.0)[0] * rng.uniform(0, 0.45)
     gain = float(np.exp(rng.normal(np.log(0.9), 0.5)))  # tissue being about 1
     return (soft * patchy.clip(0) * gain).clip(0) * (1 - 0.7 * csf.clip(0, 1)), gain
+
+
+def _drawn_by_readers(scene: Scene, brightening: Tensor, gain: float) -> Tensor:
+    """
+    What is at least a third as bright as the piece it belongs to: readers draw the fading border too.
+
+    The peak is that of the neighbourhood, since spots smaller than the blur never come near ``gain``.
+    """
+    reach = round(PIECE_MM / pixel_size(scene.coordinates))
+    peak = F.max_pool2d(brightening, 2 * reach + 1, stride=1, padding=reach).clip(max=gain)
+    return (brightening > 0.33 * peak) & (brightening > 0.18) & (scene.lesion > 0.3)
 
 
 def _with_susceptibility(rng: np.random.Generator, scene: Scene, dwi: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ VENTRICLES_MM = ((14.0, 18.0, 8.0), (18.0, -12.0, 20.0), (25.0, -40.0, 10.0), (3
 """Right lateral ventricle in MNI space, by eye in ICBM152: frontal horn, body, trigone, temporal horn."""
 VENTRICLE_RADII_MM = ((13.0, 20.0, 14.0), (15.0, 20.0, 13.0), (14.0, 20.0, 14.0), (9.0, 18.0, 7.0))
 """Half axes of the ellipsoids around these in which fluid is ventricle; the Sylvian fissure lies outside."""
+USUAL_FLUID = 0.3
+"""Fluid's intensity on T1, white matter being 1, where a scan shows no ventricle."""
 LEAST_BRAIN_ML = 300.0
 """Less is no adult brain, which has 900 mL and more: the brain was not found."""
 
@@ -44,12 +46,14 @@ class Anatomy:
             and the right lateral ventricle (0 inside).
         affine: 4×4, voxel to mm; RAS, near MNI space.
         has_head: whether the scan shows skull, face and neck.
+        fluid: intensity of the lateral ventricles in the scan, white matter being 1.
     """
 
     name: str
     maps: Tensor
     affine: NDArray[np.float64]
     has_head: bool
+    fluid: float
 
     def to(self, device: torch.device | str) -> Anatomy:
         """The same with its maps on a device; what is simulated from them is computed there too."""
@@ -147,12 +151,15 @@ def anatomy_of(
     outside = ndimage.distance_transform_edt(~brain, sampling=spacing)
     inside = ndimage.distance_transform_edt(brain, sampling=spacing)
     depth = np.clip(outside - inside, -FAR_MM, FAR_MM)
-    near = [FAR_MM - _distance(part, spacing)[None] for part in _ventricles(tissues[CSF], affine)]
+    ventricles = _ventricles(tissues[CSF], affine)
+    near = [FAR_MM - _distance(part, spacing)[None] for part in ventricles]
+    pure = scan[(ventricles[0] | ventricles[1]) & (tissues[CSF] > 0.95)]
+    fluid = float(np.median(pure) / level) if len(pure) else USUAL_FLUID
     maps = np.concatenate([tissues, scan[None] / level, FAR_MM - depth[None], *near]).astype(np.float32)
     # In memory the maps of a voxel lie side by side, then the voxels of an axial slice: sampling one is eight
     # times as fast as from the usual order.
     sliced = torch.from_numpy(maps).permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
-    return Anatomy(name, sliced, affine, has_head)
+    return Anatomy(name, sliced, affine, has_head, fluid)
 
 
 def _ventricles(

@@ -61,10 +61,16 @@ def blob(rng: np.random.Generator, scene: Scene, radius_mm: float) -> Tensor:
 
 
 def surrounded(
-    rng: np.random.Generator, scene: Scene, image: Tensor, scalp: Range, skull: Range, fluid: float
+    rng: np.random.Generator,
+    scene: Scene,
+    image: Tensor,
+    stripped: bool,
+    scalp: Range,
+    skull: Range,
+    fluid: float,
 ) -> Tensor:
     """
-    Put around the brain what lies there: nothing (stripped, three times in ten), or fluid, skull and scalp.
+    Put around the brain what lies there: nothing if it is stripped, or fluid, skull and scalp.
 
     A real head keeps its own surroundings, unless it is stripped too.
 
@@ -72,12 +78,13 @@ def surrounded(
         rng: source of randomness.
         scene: the planes.
         image: the brain, ``(planes, rows, columns)``; what it shows elsewhere is replaced.
+        stripped: whether all but the brain was cut away; of one case's channels, all are or none.
         scalp: intensity of the scalp.
         skull: intensity of the skull.
         fluid: intensity of the fluid under the skull.
     """
     inside = scene.brain.clip(0, 1)
-    if rng.random() < 0.3:
+    if stripped:
         return image * inside
     if scene.has_head:
         return inside * image + (1 - inside) * scene.scan * rng.uniform(*scalp)

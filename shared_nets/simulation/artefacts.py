@@ -14,17 +14,18 @@ SHARE = 0.15
 
 def with_artefacts(rng: np.random.Generator, image: Tensor) -> Tensor:
     """
-    Sometimes add Gibbs ringing, ghosting and motion to a slice.
+    Sometimes add Gibbs ringing, ghosting and motion to one measurement's slices: to all of them or none.
 
     Args:
         rng: source of randomness.
-        image: ``(channels, rows, columns)``, 0 or more; a channel of zeros stays so.
+        image: one channel, ``(slices, rows, columns)``, 0 or more; zeros stay so.
 
     Returns:
         The same shape, 0 or more.
     """
     if rng.random() < SHARE:
-        image = convert_to_tensor(GibbsNoise(alpha=rng.uniform(0.2, 0.5))(image), track_meta=False)
+        ringing = GibbsNoise(alpha=rng.uniform(0.2, 0.5))
+        image = torch.cat([convert_to_tensor(ringing(slice_[None]), track_meta=False) for slice_ in image])
     if rng.random() < SHARE:
         image = ghosted(image, every=int(rng.integers(2, 5)), strength=rng.uniform(0.05, 0.25))
     if rng.random() < SHARE:
@@ -38,7 +39,7 @@ def ghosted(image: Tensor, every: int, strength: float) -> Tensor:
     Ghosts along the rows, as from pulsation: every so many-th line of k-space is too bright.
 
     Args:
-        image: ``(channels, rows, columns)``.
+        image: ``(slices, rows, columns)``.
         every: which lines; there are as many images of the head as this.
         strength: by how much they are brighter, relative.
     """
@@ -52,7 +53,7 @@ def moved(image: Tensor, pixels: float, share: float) -> Tensor:
     The head moves along the columns while the outer lines of k-space are measured.
 
     Args:
-        image: ``(channels, rows, columns)``.
+        image: ``(slices, rows, columns)``.
         pixels: how far it moves.
         share: of the lines, the outermost ones, are measured after.
     """

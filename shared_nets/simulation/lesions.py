@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -129,6 +129,12 @@ class PlacedLesion:
     def points(self) -> NDArray[np.float64]:
         """Points inside the lesion, ``(n, 3)`` mm of the head."""
         return nib.affines.apply_affine(np.linalg.inv(self.to_shape), self.shape.points)
+
+    def raised(self, rise: float) -> PlacedLesion:
+        """The same, so many mm higher in the head."""
+        to_shape = self.to_shape.copy()
+        to_shape[:3, 3] -= to_shape[:3, 2] * rise
+        return replace(self, to_shape=to_shape)
 
     def fraction(self, rng: np.random.Generator, coordinates: Tensor) -> Tensor:
         """How much of the lesion, 0–1 with a soft border, lies at ``coordinates`` ``(..., 3)`` in mm."""

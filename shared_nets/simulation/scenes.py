@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,6 +43,7 @@ class Scene:
         lesion: how much of each pixel is in a lesion that is to be found, 0–1.
         coordinates: ``(planes, rows, columns, 3)``, mm in the output's space.
         has_head: whether ``scan`` shows skull and face.
+        fluid: intensity of the lateral ventricles in ``scan``.
         planes_per_slice: planes that are averaged to one slice later.
     """
 
@@ -52,6 +54,7 @@ class Scene:
     lesion: Tensor
     coordinates: Tensor
     has_head: bool
+    fluid: float
     planes_per_slice: int = 1
 
     @property
@@ -77,8 +80,9 @@ def build_scene(
         shape: rows and columns.
         spacing: pixel size in mm.
     """
-    coordinates = _choose_planes(rng, anatomy, lesions, shape, spacing)
-    return scene_at(rng, anatomy, lesions, coordinates, planes_per_slice=len(coordinates))
+    through = _point_of(rng, lesions[0]) if lesions else None
+    coordinates = _choose_planes(rng, anatomy, through, shape, spacing)
+    return scene_at(rng, anatomy, lesions, coordinates, len(coordinates), through)
 
 
 def scene_at(
@@ -87,6 +91,7 @@ def scene_at(
     lesions: Sequence[PlacedLesion],
     coordinates: Tensor,
     planes_per_slice: int = 1,
+    through: NDArray[np.float64] | None = None,
 ) -> Scene:
     """
     Deform the anatomy and place the lesions in given planes.
@@ -97,6 +102,8 @@ def scene_at(
         lesions: what to place into it.
         coordinates: ``(planes, rows, columns, 3)`` in mm.
         planes_per_slice: planes that are averaged to one slice later.
+        through: a point in mm, of a lesion, that the planes shall show: the deformation moves it out of them,
+            and lesions are moved up or down by as much.
     """
     # Whatever is made from here on lies where its coordinates do: with the anatomy.
     coordinates = coordinates.to(anatomy.maps.device)
@@ -105,6 +112,9 @@ def scene_at(
     if rng.random() < 0.5:
         inside = inside * inside.new_tensor([-1.0, 1.0, 1.0])
     inside = _with_grown_ventricles(rng, anatomy, inside, lesions)
+    if through is not None:
+        rise = _height_at(inside, through) - through[2]
+        lesions = [lesion.raised(rise) for lesion in lesions]
 
     maps = sample(anatomy.maps, anatomy.affine, inside)
     depth = FAR_MM - maps[CLOSENESS]
@@ -121,14 +131,27 @@ def scene_at(
         lesion=lesion * (tissues.sum(0) > 0.3),
         coordinates=coordinates,
         has_head=anatomy.has_head,
+        fluid=anatomy.fluid,
         planes_per_slice=planes_per_slice,
     )
+
+
+def _point_of(rng: np.random.Generator, lesion: PlacedLesion) -> NDArray[np.float64]:
+    points = lesion.points()
+    return points[rng.integers(len(points))]
+
+
+def _height_at(inside: Tensor, point: NDArray[np.float64]) -> float:
+    """The height in the anatomy, in mm, of the middle plane's pixel that lies above or below a point."""
+    plane = inside[len(inside) // 2].reshape(-1, 3)
+    away = (plane[:, :2] - plane.new_tensor(point[:2])).square().sum(1)
+    return float(plane[away.argmin(), 2])
 
 
 def _choose_planes(
     rng: np.random.Generator,
     anatomy: Anatomy,
-    lesions: Sequence[PlacedLesion],
+    through: NDArray[np.float64] | None,
     shape: tuple[int, int],
     spacing: float,
 ) -> Tensor:
@@ -141,9 +164,8 @@ def _choose_planes(
     elif kind < 0.5:  # and where little brain is seen, at either end: it was taken for bright lesion
         top = rng.normal(78, 12) if anatomy.has_head else rng.normal(70, 7)
         z = rng.normal(-62, 8) if rng.random() < 0.5 else top
-    if lesions:
-        points = lesions[0].points()
-        z = points[rng.integers(len(points)), 2]
+    if through is not None:
+        z = through[2]
     x, y, _ = BRAIN_CENTRE_MM
     centre = np.array([x + rng.normal(0, 4), y + rng.normal(0, 5), z])
     thick = rng.random() < 0.35
@@ -165,7 +187,7 @@ def _with_grown_ventricles(
     rng: np.random.Generator, anatomy: Anatomy, inside: Tensor, lesions: Sequence[PlacedLesion]
 ) -> Tensor:
     """
-    Ventricles of all widths: on both sides with age, on one side beside a lesion or by chance.
+    Ventricles of all widths: on both sides with age, on one side beside a large lesion.
 
     The lesion is sampled at the moved coordinates, so what surrounds a ventricle is pushed, lesion included.
     Networks trained without such ventricles took the one beside a lesion for lesion.
@@ -173,7 +195,9 @@ def _with_grown_ventricles(
     points = lesions[0].points() if lesions else np.zeros((1, 3))
     is_large = bool(lesions) and lesions[0].shape.volume_ml > LARGE_ML
     both = max(0.0, rng.normal(2.0, 5.0))  # mm
-    one = rng.uniform(2, 25) if rng.random() < (0.8 if is_large else 0.3) else 0.0
+    # Sides differ by a little in everybody. A wide one alone, without a lesion, would teach that smooth dark
+    # holes are none.
+    one = rng.uniform(2, 25) if is_large and rng.random() < 0.8 else abs(rng.normal(0, 3))
     side = int(rng.integers(2))
     if lesions and rng.random() < 0.85:
         side = int(points[:, 0].mean() > 0)

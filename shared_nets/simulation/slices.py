@@ -29,6 +29,10 @@ TISSUES = ("outside the brain", "fluid", "grey matter", "white matter", "lateral
 FLUID, VENTRICLE = TISSUES.index("fluid"), TISSUES.index("lateral ventricle")
 
 
+PLANES_OF_THICK = 3
+"""A thick slice is the mean of so many planes."""
+
+
 class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
     """
     An endless stream of simulated slices, the same for the same seed.
@@ -71,7 +75,7 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
         self.anatomies = anatomies
         self.lesions = lesions
         # Large lesions fill more slices: draw them somewhat more often than there are subjects with them.
-        odds = np.array([lesion.volume_ml for lesion in lesions]) ** 0.3
+        odds = np.array([lesion.volume_ml for lesion in lesions]) ** 0.2
         self.lesion_odds = odds / odds.sum()
         self.paint = paint
         self.shape = shape
@@ -92,7 +96,7 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
         scene = build_scene(rng, anatomy, lesions, self.shape, self.spacing)
         image, label = self.paint(rng, scene)
         image, label = image.mean(1), (label.mean(0) > 0.5).float()  # a thick slice is the mean of its planes
-        image = with_artefacts(rng, image)
+        image = torch.cat([with_artefacts(rng, channel[None]) for channel in image])
         tissue = _most(scene)
         if rng.random() < 0.5:
             image, label, tissue = image.flip(-1), label.flip(-1), tissue.flip(-1)
@@ -116,14 +120,17 @@ class SimulatedSlices(IterableDataset[dict[str, Tensor]]):
         anatomy = self.anatomies[int(rng.integers(len(self.anatomies)))]
         lesions = [] if rng.random() < self.lesion_free else self._choose_lesions(rng)
         centre = np.array(BRAIN_CENTRE_MM) + rng.normal(0, [4, 5, 4])
-        offsets = tuple((np.arange(slices) - (slices - 1) / 2) * thickness)
+        parts = PLANES_OF_THICK if thickness > 2 * self.spacing - 1e-6 else 1
+        offsets = tuple((np.arange(slices * parts) - (slices * parts - 1) / 2) * thickness / parts)
         rotation = rotation_matrix(rng.normal(0, 5, 3))
         coordinates = plane_coordinates(self.shape, self.spacing, centre, rotation, offsets)
-        image, label = self.paint(rng, scene_at(rng, anatomy, lesions, coordinates))
-        image = torch.stack([with_artefacts(rng, image[:, z]) for z in range(slices)], dim=1)
+        image, label = self.paint(rng, scene_at(rng, anatomy, lesions, coordinates, planes_per_slice=parts))
+        image = image.unflatten(1, (slices, parts)).mean(2)
+        label = (label.unflatten(0, (slices, parts)).mean(1) > 0.5).float()
+        image = torch.stack([with_artefacts(rng, channel) for channel in image])
         affine = np.eye(4)
         affine[:3, :3] = rotation @ np.diag([self.spacing, self.spacing, thickness])
-        affine[:3, 3] = coordinates[0, 0, 0].numpy()
+        affine[:3, 3] = coordinates[:parts, 0, 0].mean(0).numpy()
         return image.clip(0, 1).transpose(1, 3), label.transpose(0, 2), affine
 
     def _choose_lesions(self, rng: np.random.Generator) -> list[PlacedLesion]:

@@ -13,7 +13,7 @@ from shared_nets.simulation.scenes import Scene
 
 TEMPLATE_LEVELS = (0.3, 0.72, 1.0)
 """CSF, grey and white matter in the anatomies' own T1 scans, white matter being 1."""
-ENCLOSED_MM = 8.0
+ENCLOSED_MM = 12.0
 """Sulci and spared tissue of up to this width, between damaged tissue, are drawn as part of the lesion."""
 CAVUM_MM = (0.0, 6.0, 12.0)
 CAVUM_RADII_MM = (4.0, 16.0, 6.0)
@@ -39,8 +39,8 @@ def t1_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tensor]
     grey = csf + (1 - csf) * rng.uniform(0.5, 0.82)
     tissues = atrophied(rng, scene.tissues)
     if scene.has_head or rng.random() < 0.35:
+        csf, grey = scene.fluid, 0.7
         healthy = _own_tissue(scene, tissues, csf)
-        csf, grey = 0.3, 0.7
     else:
         healthy = _drawn_tissue(rng, scene, tissues, csf, grey)
     if rng.random() <= 0.4:
@@ -51,7 +51,7 @@ def t1_contrast(rng: np.random.Generator, scene: Scene) -> tuple[Tensor, Tensor]
 
     image = _with_lesion(rng, scene, healthy, csf, grey)
     label = _visible_lesion(scene, (healthy - image) / (1 - csf), tissues[CSF])
-    image = surrounded(rng, scene, image, scalp=(0.7, 1.6), skull=(0.03, 0.35), fluid=csf)
+    image = surrounded(rng, scene, image, rng.random() < 0.3, scalp=(0.7, 1.6), skull=(0.03, 0.35), fluid=csf)
     image = scanned(rng, scene, image, level=rng.uniform(0.35, 0.97))
     return image[None], label.float()
 
@@ -90,19 +90,22 @@ def _with_lesion(rng: np.random.Generator, scene: Scene, healthy: Tensor, csf: f
     """
     # How far the tissue is gone: everywhere, or in patches with healthier tissue between.
     severity = torch.sigmoid((smooth_field(rng, scene.coordinates, 14.0)[0] + rng.uniform(-0.3, 3.0)) * 2.5)
-    amount = blur(scene.lesion, rng.uniform(0.3, 1.4)) * severity
-    cyst = csf * rng.uniform(0.7, 1.5)
+    pixel = pixel_size(scene.coordinates)
+    amount = blur(scene.lesion, rng.uniform(0.6, 2.8) / pixel) * severity * (1 - scene.ventricle)
+    cyst = csf if rng.random() < 0.5 else csf * rng.uniform(0.7, 1.5)
     gliosis = csf + (grey - csf) * rng.uniform(0.4, 1.0)
     # How likely the tissue is gone for fluid: more so in the middle, and by chance here and there.
-    gone = blur(scene.lesion, rng.uniform(1.0, 3.0))
-    border = rng.uniform(0.45, 0.8)
+    gone = blur(scene.lesion, rng.uniform(2.0, 6.0) / pixel)
+    if rng.random() < 0.6:  # a small lesion has its middle, too: lacunes are holes
+        gone = gone / gone.amax((-1, -2), keepdim=True).clip(min=0.05)
+    border = rng.uniform(0.2, 0.8)
     if rng.random() < 0.5:
         gone = gone + smooth_field(rng, scene.coordinates, rng.uniform(4, 10))[0] * rng.uniform(0.1, 0.5)
-        border = rng.uniform(0.45, 1.5)
+        border = rng.uniform(0.2, 1.5)
     inner = torch.sigmoid((gone - border) * 14)
     damaged = inner * cyst + (1 - inner) * gliosis
     damaged = damaged * (1 + smooth_field(rng, scene.coordinates, 8.0)[0] * rng.uniform(0, 0.12))
-    return healthy + amount * (damaged - healthy)
+    return healthy + amount * (damaged - healthy).clip(max=0)  # fluid stays fluid
 
 
 def _visible_lesion(scene: Scene, darkening: Tensor, csf: Tensor) -> Tensor:
@@ -123,7 +126,8 @@ def _visible_lesion(scene: Scene, darkening: Tensor, csf: Tensor) -> Tensor:
     fluid_before = (csf > 0.6) & (scene.lesion > 0.5)
     reach = max(1, round(ENCLOSED_MM / 2 / pixel_size(scene.coordinates)))
     label = closed(visible | fluid_before, reach) & (scene.lesion > 0.4)
-    # Where nearly all is fluid, the lesion is a sulcus: only tissue counts.
-    label = visible if visible.sum() < 0.25 * label.sum() else label
+    # Where nearly all of a slice's is fluid, the lesion is a sulcus: only tissue counts.
+    is_sulcus = visible.sum((-1, -2), keepdim=True) < 0.25 * label.sum((-1, -2), keepdim=True)
+    label = torch.where(is_sulcus, visible, label)
     # A mask may reach into the ventricle; the reader leaves it out.
     return label & (scene.ventricle < 0.5)

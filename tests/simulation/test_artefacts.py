@@ -34,6 +34,12 @@ def test_motion_keeps_the_mean_and_blurs_edges() -> None:
     assert (image - square()).abs().max() > 0.05
 
 
+def test_all_slices_of_a_measurement_have_the_same_artefacts() -> None:
+    for seed in range(30):
+        first, second = with_artefacts(np.random.default_rng(seed), square().repeat(2, 1, 1))
+        assert torch.equal(first, second)
+
+
 def test_some_slices_have_artefacts_most_have_none_and_missing_channels_stay_missing() -> None:
     slice_ = torch.cat([square(), torch.zeros(1, 64, 64)])
     made = [with_artefacts(np.random.default_rng(seed), slice_) for seed in range(400)]

@@ -12,7 +12,7 @@ from shared_nets.simulation import Paint, Scene, acute, acute_contrast, build_sc
 from shared_nets.simulation.acute import _misaligned
 from shared_nets.simulation.anatomy import CSF, GREY, WHITE
 from shared_nets.simulation.appearance import atrophied, blur, closed, scanned
-from shared_nets.simulation.t1 import ENCLOSED_MM, _visible_lesion
+from shared_nets.simulation.t1 import ENCLOSED_MM, _visible_lesion, _with_lesion
 from tests.simulation import heads
 
 ANATOMY = heads.brain()
@@ -100,26 +100,58 @@ def test_acute_lesions_are_bright_on_dwi() -> None:
     assert min(contrasts) > 1
 
 
-@pytest.mark.parametrize(("gain", "border"), [(2.0, 0.66), (1.0, 0.33), (0.3, 0.18)])
+@pytest.mark.parametrize(("peak", "border"), [(2.0, 0.66), (1.0, 0.33), (0.3, 0.18), (0.15, 1.0)])
 def test_acute_labels_end_at_a_third_of_the_peak_or_where_nothing_is_seen(
-    monkeypatch: pytest.MonkeyPatch, gain: float, border: float
+    monkeypatch: pytest.MonkeyPatch, peak: float, border: float
 ) -> None:
+    """The peak is the piece's own: a blurred spot stays below what the lesion would add where it is whole."""
     made = scene(0)
     made = replace(made, lesion=torch.ones_like(made.lesion))
-    fading = gain * torch.linspace(0, 1, 56).expand_as(made.lesion)
-    monkeypatch.setattr(acute, "_brightening", lambda rng, scene, csf: (fading, gain))
+    fading = peak * (1 - (torch.arange(56) - 28).abs() / 3).clip(min=0).expand_as(made.lesion)
+    monkeypatch.setattr(acute, "_brightening", lambda rng, scene, csf: (fading, 2.0))
     _, label = acute_contrast(np.random.default_rng(0), made)
     assert torch.equal(label > 0, fading > border)
 
 
+def test_both_channels_are_stripped_or_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[bool] = []
+    monkeypatch.setattr(acute, "surrounded", lambda rng, scene, image, cut, **_: said.append(cut) or image)
+    for seed in range(60):
+        acute_contrast(np.random.default_rng(seed), scene(seed))
+    assert said[::2] == said[1::2]
+    assert np.mean(said) == pytest.approx(0.4, abs=0.2)
+
+
 def test_chronic_labels_leave_the_ventricle_out() -> None:
     lesion = [heads.unmoved(heads.ball(40.0, centre=(0.0, -18.0, 5.0)))]
-    for seed in (2, 6, 7):  # whose planes pass through the ventricle
+    through = 0
+    for seed in range(20):
         made = build_scene(np.random.default_rng(seed), ANATOMY, lesion, (64, 56), 3.5)
         _, label = t1_contrast(np.random.default_rng(seed), made)
-        assert (made.lesion[made.ventricle >= 0.5] > 0.5).any()
-        assert label.any()
+        through += bool((made.lesion[made.ventricle >= 0.5] > 0.5).any() and label.any())
         assert not label[made.ventricle >= 0.5].any()
+    assert through > 2
+
+
+def test_a_lesion_darkens_tissue_and_leaves_fluid_alone() -> None:
+    for seed in range(10):
+        made = scene(seed)
+        healthy = made.scan
+        painted = _with_lesion(np.random.default_rng(seed), made, healthy, csf=0.3, grey=0.7)
+        assert (painted <= healthy).all()
+        assert torch.equal(painted[made.ventricle == 1], healthy[made.ventricle == 1])
+
+
+def test_small_lesions_may_be_holes() -> None:
+    """Lacunes are as dark as fluid in their middle; blurred alone, they hardly ever were."""
+    holes = []
+    for seed in range(60):
+        lesion = heads.unmoved(heads.ball(4.0, centre=(35.0, -20.0, 10.0)))
+        made = build_scene(np.random.default_rng(seed), ANATOMY, [lesion], (64, 56), 2.0)
+        white = torch.ones_like(made.scan)
+        painted = _with_lesion(np.random.default_rng(seed), made, white, csf=0.2, grey=0.7)
+        holes.append(bool(painted.min() < 0.4))
+    assert 0.15 < np.mean(holes) < 0.6
 
 
 def test_t1_keeps_the_order_of_tissues() -> None:

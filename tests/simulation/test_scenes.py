@@ -63,6 +63,15 @@ def test_planes_pass_through_the_first_lesion() -> None:
         assert 37 - 1e-3 <= scene.coordinates[..., 2].mean() <= 53 + 1e-3
 
 
+def test_the_deformation_moves_no_small_lesion_out_of_the_planes() -> None:
+    shown = []
+    for seed in range(40):
+        placed = [heads.unmoved(heads.ball(3.0, centre=(30.0, 20.0, 35.0)))]
+        scene = build_scene(np.random.default_rng(seed), ANATOMY, placed, (56, 48), 3.0)
+        shown.append(bool((scene.lesion > 0.4).any()))
+    assert np.mean(shown) > 0.8  # half of them, at the height where it lay
+
+
 def test_brains_differ_in_size_but_stay_brains() -> None:
     areas = []
     for seed in range(20):
@@ -90,7 +99,7 @@ def test_beside_a_large_lesion_the_ventricle_is_wider_than_on_the_other_side() -
 def test_ventricles_are_fluid() -> None:
     lesion = [heads.unmoved(heads.ball(3.0, centre=(20.0, -18.0, 5.0)))]  # slices at their height
     inside = []
-    for seed in range(10):
+    for seed in range(30):
         scene = build_scene(np.random.default_rng(seed), ANATOMY, lesion, (56, 48), 4.0)
         inside.append(scene.tissues[0][scene.ventricle > 0.99])
     assert len(torch.cat(inside)) > 5
