@@ -206,8 +206,13 @@ def test_ended_while_the_report_is_written(
     how: str,
 ) -> None:
     monkeypatch.setattr("shared_nets.inference.cohort.write_report", lambda *_: os.kill(os.getpid(), number))
-    with pytest.raises(SystemExit) as exit_:
-        part(tmp_path, 1, [save(tmp_path, "a")], 1)
+    # A shell's background job ignores Ctrl-C, and so would its tests.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            part(tmp_path, 1, [save(tmp_path, "a")], 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert exit_.value.code == code
     assert capsys.readouterr().err == f"Stopped, 0 scans left: {how}; run again to continue.\n"
     assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == ["a"]
