@@ -62,9 +62,7 @@ def bundle_folder(model: str, bundle: Path | None = None) -> Path:
     Raises:
         UsageError: if there is no bundle, or one of another model.
     """
-    root = Path(__file__).resolve().parents[1]
-    inside = (root / "configs" / "inference.json").is_file()
-    folder = bundle or (root if inside else root / f"{model}_bundle")
+    folder = bundle or (_ROOT if _lies_in_one() else _ROOT / f"{model}_bundle")
     if not (folder / "configs" / "inference.json").is_file():
         raise UsageError(
             f"{folder} is no bundle (no configs/inference.json): name one's folder with --bundle."
@@ -78,6 +76,24 @@ def bundle_folder(model: str, bundle: Path | None = None) -> Path:
                     f"{folder}: this bundle reads {' and '.join(reads)}; say {other.value}, not {model}."
                 )
     return folder
+
+
+def own_bundles() -> list[Path]:
+    """
+    The bundles that this package lies beside; in a released archive, the one that it lies in.
+
+    Raises:
+        UsageError: if it lies beside none.
+    """
+    return [_ROOT] if _lies_in_one() else [bundle_folder(model.value) for model in Model]
+
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def _lies_in_one() -> bool:
+    """Whether this package is part of an unpacked archive."""
+    return (_ROOT / "configs" / "inference.json").is_file()
 
 
 def check_parts(bundle: Path, purpose: str, parts: Iterable[str]) -> None:

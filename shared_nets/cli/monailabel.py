@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from shared_nets.bundles import own_bundles
 from shared_nets.cli.options import Debug
-from shared_nets.cli.release import own_bundles
 from shared_nets.errors import tell_errors_in_words
 
 app = typer.Typer(help="The bundles in MONAI Label (3D Slicer, OHIF).", no_args_is_help=True)

@@ -7,22 +7,9 @@ from typing import Annotated
 
 import typer
 
-from shared_nets.bundles import Model, bundle_folder
+from shared_nets.bundles import own_bundles
 from shared_nets.cli.options import Debug
 from shared_nets.errors import tell_errors_in_words
-
-
-def own_bundles() -> list[Path]:
-    """
-    The bundles that this package lies beside; in a released archive, the one that it lies in.
-
-    Raises:
-        UsageError: if it lies beside none.
-    """
-    root = Path(__file__).resolve().parents[2]
-    if (root / "configs" / "inference.json").is_file():
-        return [root]
-    return [bundle_folder(model.value) for model in Model]
 
 
 def release(
