@@ -10,6 +10,7 @@ import torch
 from monai import transforms
 from monai.config import KeysCollection
 from monai.data import MetaTensor
+from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional as F
@@ -81,7 +82,7 @@ def _straightened(image: Any) -> Any:
     if not isinstance(image, MetaTensor) or image.ndim != 4:
         return image
     affine = np.asarray(image.affine.cpu(), dtype=np.float64)
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    sizes = voxel_sizes(affine)
     left, _, right = np.linalg.svd(affine[:3, :3] / sizes)
     straight = affine.copy()
     straight[:3, :3] = left @ right * sizes

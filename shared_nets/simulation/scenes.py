@@ -26,6 +26,8 @@ from shared_nets.simulation.lesions import PlacedLesion
 
 HEAD_TURN_DEGREES = (5.0, 5.0, 10.0)
 """Deviations of how a head lies in the scanner, about x, y and z; it turns to a side most."""
+PLANES_OF_THICK = 3
+"""A thick slice is the mean of so many planes."""
 LARGE_ML = 15.0
 """Beside lesions from this size on, the ventricle mostly widens."""
 
@@ -169,7 +171,7 @@ def _choose_planes(
     x, y, _ = BRAIN_CENTRE_MM
     centre = np.array([x + rng.normal(0, 4), y + rng.normal(0, 5), z])
     thick = rng.random() < 0.35
-    offsets = tuple(np.linspace(-0.5, 0.5, 3) * rng.uniform(2, 6)) if thick else (0.0,)
+    offsets = tuple(np.linspace(-0.5, 0.5, PLANES_OF_THICK) * rng.uniform(2, 6)) if thick else (0.0,)
     turn = rotation_matrix(rng.normal(0, HEAD_TURN_DEGREES))
     return plane_coordinates(shape, spacing, centre, turn, offsets)
 

@@ -16,7 +16,7 @@ from shared_nets.simulation.artefacts import with_artefacts
 from shared_nets.simulation.fields import plane_coordinates, rotation_matrix
 from shared_nets.simulation.lesions import LesionShape, PlacedLesion, place, random_ellipsoid
 from shared_nets.simulation.procedural import procedural_lesion
-from shared_nets.simulation.scenes import Scene, build_scene, scene_at
+from shared_nets.simulation.scenes import PLANES_OF_THICK, Scene, build_scene, scene_at
 
 Paint = Callable[[np.random.Generator, Scene], tuple[Tensor, Tensor]]
 """
@@ -27,10 +27,6 @@ What gives a scene its contrast: image ``(channels, planes, rows, columns)`` and
 TISSUES = ("outside the brain", "fluid", "grey matter", "white matter", "lateral ventricle")
 """What the values of ``tissue``, from 0 on, stand for."""
 FLUID, VENTRICLE = TISSUES.index("fluid"), TISSUES.index("lateral ventricle")
-
-
-PLANES_OF_THICK = 3
-"""A thick slice is the mean of so many planes."""
 
 
 class SimulatedSlices(IterableDataset[dict[str, Tensor]]):

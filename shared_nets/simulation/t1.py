@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared_nets.simulation.anatomy import CSF, WHITE
+from shared_nets.simulation.anatomy import CSF, USUAL_FLUID, WHITE
 from shared_nets.simulation.appearance import atrophied, blur, closed, scanned, surrounded, white_matter_spots
 from shared_nets.simulation.fields import pixel_size, smooth_field
 from shared_nets.simulation.scenes import Scene
 
-TEMPLATE_LEVELS = (0.3, 0.72, 1.0)
+TEMPLATE_LEVELS = (USUAL_FLUID, 0.72, 1.0)
 """CSF, grey and white matter in the anatomies' own T1 scans, white matter being 1."""
 ENCLOSED_MM = 12.0
 """Sulci and spared tissue of up to this width, between damaged tissue, are drawn as part of the lesion."""
