@@ -33,9 +33,10 @@ from shared_nets.errors import (
     own_error,
     scan_warnings,
 )
-from shared_nets.files import held, in_turn, make_output_folder, plain, reason, write_json
+from shared_nets.files import held, in_turn, make_output_folder, plain, write_json
 from shared_nets.inference.engine import Case, run_engine
-from shared_nets.inference.outputs import MASK_SUFFIX, LesionWriter, result_path, write_table
+from shared_nets.inference.outputs import LesionWriter, write_table
+from shared_nets.inference.parts import Part, Parts
 from shared_nets.inference.records import Records, Result
 from shared_nets.inference.report import write_report
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
@@ -48,13 +49,10 @@ from shared_nets.inference.tables import (
 )
 from shared_nets.versions import software
 
-Part = dict[str, Any]  # what one process did: what manifest.json says, and every result
-
 COMPONENTS = "components.csv"
 MANIFEST = "manifest.json"
 REPORT = "report.html"
 SUMMARY = "summary.csv"
-SHARDS = "shards"
 
 
 class Loaded(NamedTuple):
@@ -160,6 +158,7 @@ class Cohort:
         """
         self.results, self.not_done = [], {}
         shard = find_shard(self.shard)
+        parts = Parts(self.output_dir, self.dataset.data, shard)
         started = _now()
         stopped, code = "", 0
         if self.records is not None:
@@ -173,15 +172,15 @@ class Cohort:
             ):
                 try:
                     if shard.count == 1:
-                        self._forget_parts()
-                    self._say_what_runs(shard, started)
+                        parts.forget()
+                    self._say_what_runs(parts, started)
                     if self.summarise is not None and self.summary.is_file():
                         self.summary.unlink()
                     try:
-                        self._run_all(shard)
+                        self._run_all(parts)
                     except KeyboardInterrupt as interrupt:
                         stopped, code = _interruption(interrupt)
-                    stopped = self._collect(shard, started, stopped)
+                    stopped = self._collect(parts, started, stopped)
                 except KeyboardInterrupt as interrupt:  # while tables and report are written
                     stopped, code = _interruption(interrupt)
         except (OutputError, WeightsError) as error:
@@ -189,8 +188,8 @@ class Cohort:
                 raise
             stopped = str(error)
             if _in_group():  # the others wait
-                stopped = self._collect(shard, started, stopped)
-        self._tell(shard, stopped)
+                stopped = self._collect(parts, started, stopped)
+        self._tell(parts, stopped)
         self._tell_what_is_missing(shard)
         whole = not stopped and any(row["status"] == "ok" for row in self.rows)
         if self.summarise is not None and whole and self._is_first(shard):
@@ -199,10 +198,10 @@ class Cohort:
             raise SystemExit(code or 1)
         return self.rows
 
-    def _run_all(self, shard: Shard) -> None:
-        names = [str(case["name"]) for case in self.dataset.data]
-        mine = shard.indices(len(names))
-        table = self._table_on_the_way(shard)
+    def _run_all(self, parts: Parts) -> None:
+        names = parts.names
+        mine = parts.shard.indices(len(names))
+        table = self._table_on_the_way(parts)
 
         def write() -> None:
             if table is not None:
@@ -331,123 +330,67 @@ class Cohort:
         about |= {"software": software(), "device": str(self.evaluator.state.device), "notice": NOTICE}
         return about | {"scans": [asdict(result) for result in self.results]}
 
-    def _say_what_runs(self, shard: Shard, started: str) -> None:
+    def _say_what_runs(self, parts: Parts, started: str) -> None:
         """Into the manifest, and of a part of the scans in words."""
+        shard = parts.shard
         if self.records is not None:
             self.records.derivatives.describe(self.dataset.data)
             if shard.count == 1:
                 write_json(self.output_dir / MANIFEST, self._part(shard, started, None, ""))
         if shard.count == 1 or _in_group() or self.json_lines:
             return
-        length = len(self.dataset.data)
-        number = len(shard.indices(length))
+        length, number = len(parts.names), len(parts.names_of(shard))
         if not self.quiet or number == 0:
             part = f"Shard {shard.number} of {shard.count} ({shard.origin})"
             print(
                 f"{part}: {number} of {_count(length, 'scan')}; --shard none does all here.", file=sys.stderr
             )
 
-    def _collect(self, shard: Shard, started: str, stopped: str) -> str:
+    def _collect(self, parts: Parts, started: str, stopped: str) -> str:
         """Take what all processes did, as far as it is there, into the tables; what stopped one of them."""
-        own = self._part(shard, started, _now(), stopped)
+        own = self._part(parts.shard, started, _now(), stopped)
         if _in_group():
-            parts: list[Part] = [{}] * idist.get_world_size()
-            distributed.all_gather_object(parts, own)
-            stopped = next((part["stopped"] for part in parts if part["stopped"]), "")
-            if self._is_first(shard):
-                self.results = self._results_of(parts)
+            gathered: list[Part] = [{}] * idist.get_world_size()
+            distributed.all_gather_object(gathered, own)
+            stopped = next((part["stopped"] for part in gathered if part["stopped"]), "")
+            if self._is_first(parts.shard):
+                self.results = parts.results(gathered)
                 if not stopped:
-                    self._put_together(shard, own, parts)
-        elif shard.count == 1:
-            self._put_together(shard, own, [own])
+                    self._put_together(parts, own, gathered)
+        elif parts.shard.count == 1:
+            self._put_together(parts, own, [own])
         else:
-            own["scans"] += self._not_reached_again(shard, own)
-            write_json(self.output_dir / SHARDS / f"{shard.name}.json", own)
+            parts.keep(own)
             with in_turn(self.output_dir):
-                self._put_together(shard, own, self._parts_there(shard, own))
+                self._put_together(parts, own, parts.ended(own))
         return stopped
 
-    def _results_of(self, parts: Sequence[Part]) -> list[Result]:
-        """What the parts did, in the order of the dataset."""
-        found = {scan["row"]["scan"]: Result(**scan) for part in parts for scan in part["scans"]}
-        return [found[name] for case in self.dataset.data if (name := str(case["name"])) in found]
-
-    def _not_done(self, shard: Shard, results: Sequence[Result]) -> dict[str, list[str]]:
-        """The scans without a result, by the part that they belong to."""
-        names = [str(case["name"]) for case in self.dataset.data]
-        done = {result.row["scan"] for result in results}
-        parts = [Shard(number, shard.count) for number in range(1, shard.count + 1)]
-        left = {p.name: [names[i] for i in p.indices(len(names)) if names[i] not in done] for p in parts}
-        return {part: scans for part, scans in left.items() if scans}
-
-    def _put_together(self, shard: Shard, own: Part, parts: Sequence[Part]) -> None:
-        """Tables, manifest and report of all that the parts did."""
-        results = self._results_of(parts)
+    def _put_together(self, parts: Parts, own: Part, ended: Sequence[Part]) -> None:
+        """Tables, manifest and report of all that the parts did which have ended."""
+        results = parts.results(ended)
         self._write_tables(self.table, results)
-        self.not_done = self._not_done(shard, results)
+        self.not_done = parts.not_done(results)
         if self.records is not None:
             manifest = {**own, "not_done": self.not_done, "scans": [asdict(result) for result in results]}
-            if len(parts) > 1:
-                manifest["shards"] = [{k: v for k, v in part.items() if k != "scans"} for part in parts]
+            if len(ended) > 1:
+                manifest["shards"] = [{k: v for k, v in part.items() if k != "scans"} for part in ended]
             write_json(self.output_dir / MANIFEST, manifest)
             # Thousands of pictures take minutes: of a cohort in parts only the last to end puts them in.
-            pictures = shard.count == 1 or not self.not_done
+            pictures = parts.shard.count == 1 or not self.not_done
             path = self.output_dir / REPORT
             write_report(path, results, self.dataset.data, self.records, self.not_done, pictures)
-
-    def _parts_there(self, shard: Shard, own: Part) -> list[Part]:
-        """The parts of this run that have ended, in their order."""
-        shards = [Shard(number, shard.count) for number in range(1, shard.count + 1)]
-        return [part for one in shards if (part := self._part_there(one, own))]
-
-    def _part_there(self, shard: Shard, own: Part) -> Part | None:
-        """What one part has done; nothing of another model or other settings."""
-        path = self.output_dir / SHARDS / f"{shard.name}.json"
-        if not path.is_file():
-            return None
-        part: Part = json.loads(path.read_text(encoding="utf-8"))
-        if any(part.get(key) != plain(own.get(key)) for key in ("model", "settings")):
-            return None
-        # Of fewer or more scans, as in an earlier run, some were others' then.
-        names = [str(case["name"]) for case in self.dataset.data]
-        theirs = {names[index] for index in shard.indices(len(names))}
-        return {**part, "scans": [scan for scan in part["scans"] if scan["row"]["scan"] in theirs]}
-
-    def _not_reached_again(self, shard: Shard, own: Part) -> list[dict[str, Any]]:
-        """What an earlier run of this part did of the scans that this one, interrupted, has not come to."""
-        before = self._part_there(shard, own) if self.records is not None else None
-        reached = {scan["row"]["scan"] for scan in own["scans"]}
-        cases = {str(case["name"]): case for case in self.dataset.data}
-        return [
-            scan | {"earlier": True}
-            for scan in (before["scans"] if before else ())
-            if (name := scan["row"]["scan"]) not in reached
-            # Of the scan that was next, the old result may have been removed already.
-            and (
-                scan["row"]["status"] != "ok"
-                or result_path(self.output_dir, cases[name], MASK_SUFFIX).is_file()
-            )
-        ]
-
-    def _forget_parts(self) -> None:
-        """Remove what parts did in earlier runs: this one does all, and makes it out of date."""
-        for path in sorted((self.output_dir / SHARDS).glob("[0-9]*-of-[0-9]*.*")):
-            try:
-                path.unlink()
-            except OSError as error:
-                raise OutputError(f"{path} cannot be removed: {reason(error)}") from error
 
     def _is_first(self, shard: Shard) -> bool:
         """Whether this process writes the tables of all: of a process group the first, else each."""
         return shard.number == 1 or not _in_group()
 
-    def _table_on_the_way(self, shard: Shard) -> Path | None:
+    def _table_on_the_way(self, parts: Parts) -> Path | None:
         """The table that grows with each scan."""
-        if shard.count == 1:
+        if parts.shard.count == 1:
             return self.table
         if _in_group():
-            return self.table if shard.number == 1 else None
-        return self.output_dir / SHARDS / f"{shard.name}.csv"
+            return self.table if parts.shard.number == 1 else None
+        return parts.table
 
     def _write_tables(self, table: Path, results: Sequence[Result]) -> None:
         write_scan_table(table, [result.row for result in results])
@@ -464,9 +407,9 @@ class Cohort:
         elif not self.quiet and result.row["message"] and result.row["status"] == "ok" and not result.earlier:
             bar.write(f"Warning: {result.row['message']}", file=sys.stderr)
 
-    def _tell(self, shard: Shard, stopped: str) -> None:
+    def _tell(self, parts: Parts, stopped: str) -> None:
         """The summary on standard output, failures on standard error."""
-        if not self._is_first(shard):
+        if not self._is_first(parts.shard):
             return
         failed = [row for row in self.rows if row["status"] == "failed"]
         done = [result for result in self.results if result.row["status"] == "ok"]
@@ -486,8 +429,8 @@ class Cohort:
         for row in failed:
             print(f"Failed: {row['message']}", file=sys.stderr)
         if stopped:
-            part = len(self.dataset.data) if _in_group() else len(shard.indices(len(self.dataset.data)))
-            print(f"Stopped, {_count(part - len(self.rows), 'scan')} left: {stopped}", file=sys.stderr)
+            mine = len(parts.names if _in_group() else parts.names_of(parts.shard))
+            print(f"Stopped, {_count(mine - len(self.rows), 'scan')} left: {stopped}", file=sys.stderr)
 
     def _tell_what_is_missing(self, shard: Shard) -> None:
         """Last of all, of tables that other parts of the scans are still to come into."""

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from shared_nets.errors import UsageError
 from shared_nets.inference import LesionWriter, Records
+from shared_nets.inference.parts import Parts
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
 from tests.commands import wait_for
 from tests.inference.cohorts import LEFT, Second, cohort, save
@@ -85,16 +86,18 @@ def test_two_parts_that_end_together_lose_no_rows(tmp_path: Path, monkeypatch: p
     cases = [save(tmp_path, name) for name in "abcd"]
     first, second = (cohort(cases, tmp_path / "out", shard=f"{n}/2", quiet=True) for n in (1, 2))
     ends = threading.Thread(target=second.run)
-    parts_there = first._parts_there
+    ended = Parts.ended
 
-    def read(shard: Shard, own: dict[str, Any]) -> list[dict[str, Any]]:
-        parts = parts_there(shard, own)
+    def read(self: Parts, own: dict[str, Any]) -> list[dict[str, Any]]:
+        parts = ended(self, own)
+        if self.shard.number == 2:
+            return parts
         ends.start()
         wait_for((tmp_path / "out" / "shards" / "2-of-2.json").exists, ends.is_alive)
         ends.join(1)  # not under way any more, or waiting for its turn
         return parts
 
-    monkeypatch.setattr(first, "_parts_there", read)
+    monkeypatch.setattr(Parts, "ended", read)
     first.run()
     ends.join()
     assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == list("abcd")
