@@ -264,8 +264,8 @@ def read_state(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]
     path = Path(path)
     with reading(path):
         data = path.read_bytes()
-    # What is checked is what is loaded: the file is read once.
-    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256.strip().lower():
+    # What is checked is what is loaded: the file is read once. MONAI's command line makes digits a number.
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != str(sha256).strip().lower():
         raise WeightsError(
             f"{path} is not the file that was released or asked for (its SHA-256 is not {sha256}): get it "
             f"again."

@@ -135,6 +135,9 @@ def test_the_right_checksum_is_accepted_and_a_wrong_one_refused(
     assert load_weights(path, digest).keys() == load_weights(path, f" {digest.upper()}\n").keys()
     with pytest.raises(WeightsError, match=r"model\.pt is not the file that was released") as caught:
         load_weights(path, "0" * 64)
+    for number in (0, 123):  # as MONAI's command line takes one that is cut off
+        with pytest.raises(WeightsError, match="is not the file that was released"):
+            load_weights(path, number)  # type: ignore[arg-type]
     network = small(3)
     with pytest.raises(WeightsError, match="is not the file that was released") as caught:
         load_into(network, path, "0" * 64)
