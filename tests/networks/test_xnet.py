@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from shared_nets import XNet
-from shared_nets.networks.upsampling import UpConv
 from tests.networks.base import NetworkTests
 
 
@@ -36,25 +35,6 @@ def test_batch_norm_has_keras_constants() -> None:
         norms = [module for module in XNet().modules() if isinstance(module, nn.BatchNorm2d)]
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}
     assert len(norms) == 69  # batch_normalization to batch_normalization_68 of the Keras model
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("size", [(1, 1), (4, 7), (5, 2), (24, 32)])
-def test_up_conv_is_nearest_upsampling_and_a_3x3_convolution(size: tuple[int, int], training: bool) -> None:
-    up = UpConv(3, 5).double().train(training)
-    torch.nn.init.normal_(up.bias)
-    plain = nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(3, 5, 3, padding=1)).double()
-    plain[1].load_state_dict(up.state_dict())
-    ours = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
-    theirs = ours.detach().clone().requires_grad_()
-
-    up(ours).square().sum().backward()
-    plain(theirs).square().sum().backward()
-
-    torch.testing.assert_close(up(ours), plain(theirs))
-    torch.testing.assert_close(ours.grad, theirs.grad)
-    torch.testing.assert_close(up.weight.grad, plain[1].weight.grad)
-    torch.testing.assert_close(up.bias.grad, plain[1].bias.grad)
 
 
 def test_unknown_fsm() -> None:
