@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,7 +208,10 @@ class Cohort:
             if table is not None:
                 self._write_tables(table, self.results)
 
-        tables = GrowingTables(write)
+        def warn(error: OutputError) -> None:
+            tqdm.write(f"Warning: {error} It is tried again with each scan.", file=sys.stderr)
+
+        tables = GrowingTables(write, warn)
         before = ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-scan")
         after = ThreadPoolExecutor(max_workers=1, thread_name_prefix="results")
         with tqdm(total=len(mine), unit="scan", disable=self.quiet, file=sys.stderr) as bar:
@@ -355,8 +359,14 @@ class Cohort:
             stopped = next((part["stopped"] for part in gathered if part["stopped"]), "")
             if self._is_first(parts.shard):
                 self.results = parts.results(gathered)
-                if not stopped:
-                    self._put_together(parts, own, gathered)
+                try:
+                    if not stopped:
+                        self._put_together(parts, own, gathered)
+                except OutputError as error:
+                    stopped = str(error)
+            told = [stopped]
+            distributed.broadcast_object_list(told, src=0)  # all end alike
+            stopped = str(told[0])
         elif parts.shard.count == 1:
             self._put_together(parts, own, [own])
         else:
@@ -368,17 +378,18 @@ class Cohort:
     def _put_together(self, parts: Parts, own: Part, ended: Sequence[Part]) -> None:
         """Tables, manifest and report of all that the parts did which have ended."""
         results = parts.results(ended)
-        self._write_tables(self.table, results)
         self.not_done = parts.not_done(results)
+        writers = [partial(self._write_tables, self.table, results)]
         if self.records is not None:
             manifest = {**own, "not_done": self.not_done, "scans": [asdict(result) for result in results]}
             if len(ended) > 1:
                 manifest["shards"] = [{k: v for k, v in part.items() if k != "scans"} for part in ended]
-            write_json(self.output_dir / MANIFEST, manifest)
+            writers.append(partial(write_json, self.output_dir / MANIFEST, manifest))
             # Thousands of pictures take minutes: of a cohort in parts only the last to end puts them in.
             pictures = parts.shard.count == 1 or not self.not_done
-            path = self.output_dir / REPORT
-            write_report(path, results, self.dataset.data, self.records, self.not_done, pictures)
+            report = (self.output_dir / REPORT, results, self.dataset.data, self.records)
+            writers.append(partial(write_report, *report, self.not_done, pictures))
+        _write_each(writers)
 
     def _is_first(self, shard: Shard) -> bool:
         """Whether this process writes the tables of all: of a process group the first, else each."""
@@ -450,6 +461,18 @@ def _interruption(interrupt: KeyboardInterrupt) -> tuple[str, int]:
     by_scheduler = isinstance(interrupt, Terminated)
     what = "terminated" if by_scheduler else "interrupted"
     return f"{what}; run again to continue.", 143 if by_scheduler else 130
+
+
+def _write_each(writers: Sequence[Callable[[], None]]) -> None:
+    """Call each, though what one before it writes cannot be written; raises the first such error then."""
+    errors = []
+    for write in writers:
+        try:
+            write()
+        except OutputError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def _in_group() -> bool:

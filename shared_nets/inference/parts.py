@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from shared_nets.errors import OutputError
-from shared_nets.files import plain, reason, write_json
+from shared_nets.files import plain, read_json, reason, write_json
 from shared_nets.inference.outputs import MASK_SUFFIX, result_path
 from shared_nets.inference.records import Result
 from shared_nets.inference.shards import Shard
@@ -85,11 +84,8 @@ class Parts:
 
     def _read(self, shard: Shard, own: Part) -> Part | None:
         """What one part has done, if it ran as this one did."""
-        path = self._file(shard, ".json")
-        if not path.is_file():
-            return None
-        part: Part = json.loads(path.read_text(encoding="utf-8"))
-        if any(part.get(key) != plain(own.get(key)) for key in ("model", "settings")):
+        part = read_json(self._file(shard, ".json"))
+        if not part or any(part.get(key) != plain(own.get(key)) for key in ("model", "settings")):
             return None
         # Of fewer or more scans, as in an earlier run, some were others' then.
         theirs = set(self.names_of(shard))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -90,10 +89,13 @@ class GrowingTables:
 
     Args:
         write: writes them.
+        warn: given the first error, when they cannot be written on the way, as while one is open in Excel.
     """
 
-    def __init__(self, write: Callable[[], None]) -> None:
+    def __init__(self, write: Callable[[], None], warn: Callable[[OutputError], None]) -> None:
         self._write = write
+        self._warn = warn
+        self._is_warned = False
         self._is_behind = False
         self._due = 0.0
 
@@ -104,12 +106,16 @@ class GrowingTables:
             self.catch_up()
 
     def catch_up(self) -> None:
-        """Write what is new, if it can be; who writes the tables of all in the end tells why it cannot."""
+        """Write what is new; if it cannot be, warn, and try again with the next row."""
         if not self._is_behind:
             return
         start = time.monotonic()
-        with suppress(OutputError):  # a table that is open in Excel, say: with the next row again
+        try:
             self._write()
             self._is_behind = False
+        except OutputError as error:
+            if not self._is_warned:
+                self._warn(error)
+            self._is_warned = True
         end = time.monotonic()
         self._due = end + min(_PAUSE * (end - start), _LONGEST_PAUSE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import threading
 import time
@@ -392,7 +393,7 @@ def test_tables_on_the_way_take_little_of_the_time(monkeypatch: pytest.MonkeyPat
         written.append(rows)
 
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    tables = GrowingTables(write)
+    tables = GrowingTables(write, warn=lambda error: None)
     for _ in range(1000):
         now, rows = now + 1, rows + 1
         tables.grow()
@@ -443,12 +444,31 @@ def test_a_table_that_cannot_be_rewritten_on_the_way_does_not_stop_the_run(
     monkeypatch.setattr("shared_nets.inference.cohort.write_scan_table", Locked(1))
     cohort(cases, tmp_path / "out", quiet=True).run()
     assert list(table(tmp_path / "out").scan) == ["a", "b", "c"]
+    warning = f"Warning: {tmp_path / 'out' / 'lesions.csv'} cannot be written: there is no permission. It is "
+    assert capsys.readouterr().err.count(warning) == 1
 
     monkeypatch.setattr("shared_nets.inference.cohort.write_scan_table", Locked(99))
     with pytest.raises(SystemExit):
         cohort(cases, tmp_path / "out", quiet=True).run()
-    told = f"Stopped, 0 scans left: {tmp_path / 'out' / 'lesions.csv'} cannot be written"
-    assert told in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.count(warning) == 1  # told while the run can still be helped
+    assert f"Stopped, 0 scans left: {tmp_path / 'out' / 'lesions.csv'} cannot be written" in err
+
+
+def test_with_a_table_that_cannot_be_written_the_rest_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    cases = [save(tmp_path, name) for name in "ab"]
+    out = tmp_path / "out"
+    writer = LesionWriter(out, save_picture=False)
+    records = Records(writer, tmp_path, tmp_path / "model.pt", {})
+    monkeypatch.setattr("shared_nets.inference.cohort.write_scan_table", Locked(99))
+    with pytest.raises(SystemExit):
+        cohort(cases, out, writer=writer, records=records, quiet=True).run()
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert [scan["row"]["scan"] for scan in manifest["scans"]] == ["a", "b"]
+    assert "</html>" in (out / "report.html").read_text()
 
 
 def test_unusable_weights_stop_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

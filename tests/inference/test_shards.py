@@ -7,6 +7,8 @@ import os
 import signal
 import threading
 import time
+from contextlib import redirect_stderr
+from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import distributed
 
 from shared_nets.errors import UsageError
 from shared_nets.inference import LesionWriter, Records
@@ -110,6 +113,41 @@ def part(folder: Path, number: int, cases: list[dict[str, Any]], count: int = 2,
     records = Records(writer, folder, folder / "model.pt", {})
     settings = {"writer": writer, "records": records, "shard": f"{number}/{count}", "quiet": True} | settings
     cohort(cases, folder / "out", **settings).run()
+
+
+@pytest.mark.parametrize("content", ["", '{"scans": [{"row"', "[]"])
+def test_a_part_whose_file_is_broken_is_not_done(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [save(tmp_path, name) for name in "ab"]
+    part(tmp_path, 1, cases)
+    (tmp_path / "out" / "shards" / "1-of-2.json").write_text(content)
+    capsys.readouterr()
+    part(tmp_path, 2, cases)
+    assert "lacks 1 of 2 scans (1 of part 1-of-2)" in capsys.readouterr().err
+    assert list(pd.read_csv(tmp_path / "out" / "lesions.csv")["scan"]) == ["b"]
+
+
+def one_of_two(rank: int, folder: Path, cases: list[dict[str, Any]]) -> None:
+    """One process of a group; ends with the code of its run."""
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    with open(folder / f"{rank}.txt", "w") as told, redirect_stderr(told):
+        cohort(cases, folder / "out", quiet=True).run()
+
+
+def test_a_group_whose_table_cannot_be_written_ends_together(tmp_path: Path) -> None:
+    cases = [save(tmp_path, name) for name in "ab"]
+    (tmp_path / "out" / "lesions.csv").mkdir(parents=True)
+    processes = [get_context("spawn").Process(target=one_of_two, args=(n, tmp_path, cases)) for n in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [1, 1]
+    told = f"Stopped, 0 scans left: {tmp_path / 'out' / 'lesions.csv'} cannot be written"
+    assert told in (tmp_path / "0.txt").read_text()
 
 
 def test_what_other_parts_have_not_done_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
