@@ -14,7 +14,7 @@ from shared_nets.errors import UsageError, own_error
 from shared_nets.release.exports import bundle_network
 from shared_nets.versions import check_version
 from tests.bundles.configs import of_version
-from tests.commands import ROOT, bundle
+from tests.commands import ROOT, bundle, strokeseg
 
 
 def test_one_version_is_accepted(bundles: Mapping[str, Path], tmp_path: Path) -> None:
@@ -47,10 +47,25 @@ def test_another_version_is_refused(
     with pytest.raises(Exception, match="check_version") as caught:  # as an annotation server builds it
         _ = flow.network_def
     assert isinstance(own_error(caught.value), UsageError)
-    done = bundle(
-        config_file=folder / "configs" / "inference.json", bundle_root=folder,
-        dataset_dir=trees["cnnres"], output_dir=tmp_path / "out",
-    )  # fmt: skip
-    assert done.code == 1
-    assert "made for shared_nets 9.0.0" in done.told
-    assert len(done.told.splitlines()) == 1
+    inference = folder / "configs" / "inference.json"
+    text = inference.read_text()
+    assert "shared_nets.versions.check_version" in text
+    # Configs of before 0.3.0 name it otherwise, as well as functions that are there no more.
+    older = text.replace("shared_nets.versions.", "shared_nets.release.").replace(
+        "shared_nets.weights.", "old."
+    )
+    for config in (text, older):
+        inference.write_text(config)
+        done = bundle(
+            config_file=inference, bundle_root=folder,
+            dataset_dir=trees["cnnres"], output_dir=tmp_path / "out",
+        )  # fmt: skip
+        assert done.code == 1
+        assert "made for shared_nets 9.0.0" in done.told
+        assert len(done.told.splitlines()) == 1
+    outcome = strokeseg(
+        "finetune", trees["cnnres"], "--model", "cnnres", "--bundle", folder, "--output", tmp_path / "tuned"
+    )
+    assert outcome.code == 1
+    assert "made for shared_nets 9.0.0" in outcome.told
+    assert len(outcome.told.splitlines()) == 1

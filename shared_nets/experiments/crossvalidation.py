@@ -37,6 +37,7 @@ from shared_nets.inference.cohort import SUMMARY
 from shared_nets.training.handlers import LAST
 from shared_nets.training.record import environment
 from shared_nets.training.start import LEAST, check_training, start_from
+from shared_nets.versions import check_version
 from shared_nets.weights import CURRENT, intact_archive, save_weights
 
 OWN = {"bundle_root", "dataset_dir", "fold", "output_dir", "ckpt_dir", "resume", "weights", "evaluate_on"}
@@ -225,9 +226,11 @@ class Experiment:
         Refuse what no workflow can be made of.
 
         Raises:
-            UsageError: if the bundle lacks train.json or evaluate.json, a recipe cannot be read or sets what
-                nothing reads, or train.json lacks a setting.
+            UsageError: if the bundle is made for another version of the package, or lacks train.json or
+                evaluate.json, a recipe cannot be read or sets what nothing reads, or train.json lacks a
+                setting.
         """
+        check_version(self.bundle)
         check_parts(self.bundle, "to train", (f"configs/{name}" for name in CONFIGS))
         own = map(self.config, (*CONFIGS, "inference.json"))
         check_recipes(self.recipes, [path for path in own if path.is_file()])
