@@ -5,6 +5,7 @@
 # make reliability-long  the same with the longer runs
 # make test-monailabel   the bundles in MONAI Label's own server, in an environment of its own
 # make monailabel-pictures  draw docs/images/monai_label*.png anew, from what that server returns
+# make report-picture  draw docs/images/report.png anew; needs Chromium (CHROMIUM=chrome, if it is called so)
 # make test-elsewhere    federated learning and tracking
 # make test-datasets     each dataset's layout from its folder to the papers' tables, both bundles; fine-tuning's benchmark
 # make test-release      the released archives in an environment with nothing but what they declare
@@ -13,7 +14,8 @@ PYTHON ?= python3
 BIN = .venv/bin
 BUNDLE = $(BIN)/python -W ignore -m monai.bundle run --config_file
 
-.PHONY: demo test lint reliability reliability-long test-monailabel monailabel-pictures test-release test-elsewhere \
+.PHONY: demo test lint reliability reliability-long test-monailabel monailabel-pictures report-picture \
+	test-release test-elsewhere \
 	test-datasets clean
 
 demo: .venv/installed
@@ -48,6 +50,17 @@ test-monailabel: .venv-monailabel/installed
 
 monailabel-pictures: .venv-monailabel/installed
 	$(MONAI_LABEL) tests.annotation.demo docs/images
+
+CHROMIUM ?= chromium
+
+report-picture: .venv/installed-dev
+	rm -rf demo/output/report
+	$(BIN)/python demo/awkward_cohort.py demo/output/report/cohort
+	-$(BIN)/strokeseg predict --model xnet demo/output/report/cohort demo/output/report/cohort/sourcedata/sub-08 \
+		--output demo/output/report/lesions
+	sed -i 's|$(CURDIR)/demo/output/report/||g' demo/output/report/lesions/report.html
+	$(CHROMIUM) --headless --no-sandbox --hide-scrollbars --window-size=1280,1760 \
+		--screenshot=docs/images/report.png file://$(CURDIR)/demo/output/report/lesions/report.html
 
 test-release: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long tests/release

@@ -57,6 +57,10 @@ _PARTS = (
 )
 
 
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_PARTS})
+
+
 def __getattr__(name: str) -> Any:
     # On first use, so that `strokeseg --help` does not wait for torch.
     if name in __all__:

@@ -92,6 +92,17 @@ def test_what_is_unknown_is_listed(
     assert {path.name for path in tmp_path.rglob("*")} == {"configs", "inference.json"}
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_is_no_bundle_is_told(tmp_path: Path, there: bool) -> None:
+    folder = tmp_path / "scans"
+    if there:
+        folder.mkdir()
+        (folder / "a_T1w.nii.gz").write_bytes(b"voxels")
+    result = CliRunner().invoke(app, ["inspect", str(folder)])
+    assert isinstance(result.exception, UsageError)
+    assert str(folder) in str(result.exception)
+
+
 @inspected("The same in YAML, in any folder of the bundle")
 @pytest.mark.parametrize("name", ["configs/a.yaml", "docs/deep/a.yml", "hidden.YAML"])
 def test_yaml_anywhere(tmp_path: Path, name: str) -> None:

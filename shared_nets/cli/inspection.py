@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shared_nets.cli.options import Debug
-from shared_nets.errors import tell_errors_in_words
+from shared_nets.errors import UsageError, tell_errors_in_words
 
 
 def inspect(
@@ -28,6 +28,8 @@ def inspect(
     from shared_nets.inspection import inspect_bundle, visible
 
     findings = inspect_bundle(bundle)
+    if not findings:
+        raise UsageError(f"{bundle} holds nothing that a bundle runs: name a bundle's folder.")
     print(f"{bundle}: configs are programs. Running the bundle runs all of this:")
     file = ""
     for finding in findings:

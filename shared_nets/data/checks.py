@@ -243,10 +243,7 @@ def check_head_size(affine: NDArray[Any], shape: Sequence[int], path: str) -> No
 
     def plausible(scale: float) -> bool:
         return bool(
-            (sizes * scale >= VOXEL_MM[0]).all()
-            and (sizes * scale <= VOXEL_MM[1]).all()
-            and (extent * scale >= FIELD_OF_VIEW_MM[0]).all()
-            and (extent * scale <= FIELD_OF_VIEW_MM[1]).all()
+            _within(sizes * scale, VOXEL_MM).all() and _within(extent * scale, FIELD_OF_VIEW_MM).all()
         )
 
     if plausible(1):
@@ -257,7 +254,7 @@ def check_head_size(affine: NDArray[Any], shape: Sequence[int], path: str) -> No
             raise ScanGeometryError(
                 f"{path} has voxels of {said} mm, which look like {unit}: write its affine in millimetres."
             )
-    if (sizes < VOXEL_MM[0]).any() or (sizes > VOXEL_MM[1]).any():
+    if not _within(sizes, VOXEL_MM).all():
         raise ScanGeometryError(
             f"{path} has voxels of {said} mm, outside the {VOXEL_MM[0]:g}-{VOXEL_MM[1]:g} mm of head scans: "
             f"check its header."
@@ -266,6 +263,11 @@ def check_head_size(affine: NDArray[Any], shape: Sequence[int], path: str) -> No
         f"{path} covers {'×'.join(f'{e:.0f}' for e in extent)} mm, outside the {FIELD_OF_VIEW_MM[0]:g}-"
         f"{FIELD_OF_VIEW_MM[1]:g} mm of a head scan: give a whole scan of a head."
     )
+
+
+def _within(values: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.bool_]:
+    """Whether each value lies between the limits, but for what headers round off."""
+    return (values >= limits[0] * 0.999) & (values <= limits[1] * 1.001)
 
 
 def check_finite(array: NDArray[Any], path: str) -> None:
@@ -296,7 +298,7 @@ def check_intensities(array: NDArray[Any], path: str) -> None:
         path: the file, for the message.
 
     Raises:
-        ScanIntensityError: if all voxels are equal, or one is NaN, infinite or beyond 1e30.
+        ScanIntensityError: if the voxels have one value or two, or one is NaN, infinite or beyond 1e30.
 
     Warns:
         ScanWarning: if the values look like a CT's Hounsfield units.
@@ -308,6 +310,10 @@ def check_intensities(array: NDArray[Any], path: str) -> None:
     if max(-low, high) > LARGEST:
         raise ScanIntensityError(
             f"{path} reaches from {low:g} to {high:g}, which no scanner measures: export the scan again."
+        )
+    if ((array == low) | (array == high)).all():
+        raise ScanIntensityError(
+            f"{path} holds two values only ({low:g} and {high:g}), like a mask: give the scan itself."
         )
     if -4000 < low <= -900 and high > 300:
         warn_of_scan(

@@ -28,14 +28,17 @@ _WORDS = {
     "DWI": "dwi trace b1000",
     "FLAIR": "FLAIR",
     "ADC": "adc",
-    "mask": "mask msk probseg dseg seg lesion",
-    "other": "T2w T2 T2star T2starw PD PDw T1map T2map PDmap bold sbref swi asl cbf cbv tmax ttp T1c T1ce",
+    "mask": "mask brainmask msk roi probseg dseg seg lesion lesions lesionSmooth",
+    "other": "T2w T2 T2star T2starw PD PDw T1map T2map PDmap bold sbref swi asl cbf cbv tmax ttp T1c T1ce CT "
+    "TOF",
 }
 MAPS = ("mask", "ADC")
 """What files beside a scan show that are no scans themselves."""
 _MODALITY = {word.lower(): modality for modality, words in _WORDS.items() for word in words.split()}
 # Those of the words that are nothing else in the middle of a name (PD may be a patient).
 _CONTRAST = {word: said for word, said in _MODALITY.items() if said not in ("mask", "other")} | {"t2": "T2"}
+# BIDS's parts of a complex measurement that show no anatomy as magnitudes do.
+_PARTS_OF_NO_USE = {"part-phase", "part-real", "part-imag"}
 _ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
 
 
@@ -73,6 +76,8 @@ def parse_name(path: Path) -> ScanName:
         modality = "mask"
     elif modality == "DWI" and "adc" in values:
         modality = "ADC"
+    elif not _PARTS_OF_NO_USE.isdisjoint(entities):
+        modality = "other"
     return ScanName(stem, before if modality else stem, entities, modality)
 
 

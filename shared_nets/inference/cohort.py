@@ -38,7 +38,7 @@ from shared_nets.files import held, in_turn, make_output_folder, plain, write_js
 from shared_nets.inference.engine import Case, run_engine
 from shared_nets.inference.outputs import LesionWriter, write_table
 from shared_nets.inference.parts import Part, Parts
-from shared_nets.inference.records import Records, Result
+from shared_nets.inference.records import MANIFEST, Records, Result
 from shared_nets.inference.report import write_report
 from shared_nets.inference.shards import Shard, Terminated, ended_by_sigterm, find_shard
 from shared_nets.inference.tables import (
@@ -51,7 +51,6 @@ from shared_nets.inference.tables import (
 from shared_nets.versions import software
 
 COMPONENTS = "components.csv"
-MANIFEST = "manifest.json"
 REPORT = "report.html"
 SUMMARY = "summary.csv"
 
@@ -153,7 +152,8 @@ class Cohort:
             The table's rows.
 
         Raises:
-            UsageError: if the output folder is another BIDS dataset, or there is no such shard.
+            UsageError: if the output folder is another BIDS dataset or another model's, or there is no such
+                shard.
             SystemExit: with code 1 if a scan failed or the output folder cannot be written, 130 after Ctrl-C
                 and 143 after SIGTERM; all has been told by then.
         """
@@ -163,7 +163,7 @@ class Cohort:
         started = _now()
         stopped, code = "", 0
         if self.records is not None:
-            self.records.derivatives.check(self.dataset.data)
+            self.records.check(self.dataset.data)
         try:
             make_output_folder(self.output_dir)
             with (

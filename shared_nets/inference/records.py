@@ -31,6 +31,9 @@ from shared_nets.weights import sha256
 
 Case = Mapping[str, Any]
 
+MANIFEST = "manifest.json"
+"""In the output folder: what ran."""
+
 
 @dataclass
 class Result:
@@ -78,6 +81,25 @@ class Records:
         self.overwrite = overwrite
         self.made_by = _made_by(Path(bundle_root), Path(weights))
         self.derivatives = Derivatives(self.output_dir, self.made_by)
+
+    def check(self, cases: Sequence[Case]) -> None:
+        """
+        Refuse an output folder that is another dataset, or whose tables are of another model's results.
+
+        Args:
+            cases: what is to be segmented.
+
+        Raises:
+            UsageError: if it is; without `overwrite` in the latter case.
+        """
+        self.derivatives.check(cases)
+        model = files.read_json(self.output_dir / MANIFEST).get("model")
+        other = model.get("Name") if isinstance(model, dict) else None
+        if other not in (None, self.made_by["Name"]) and not self.overwrite:
+            raise UsageError(
+                f"{self.output_dir} holds the results of {other}: choose another output folder for those of "
+                f"{self.made_by['Name']}, or --overwrite."
+            )
 
     def inputs(self, case: Case) -> list[dict[str, str]]:
         """

@@ -81,6 +81,14 @@ def images(cases: list[dict[str, Any]], root: Path) -> list[Any]:
         ("sub-01_ses-T1_T1w.nii.gz", "sub-01_ses-T1", "T1w"),
         ("sub-PD_acq-MPRAGE_T1w.nii.gz", "sub-PD", "T1w"),
         ("Müller Straße.nii.gz", "Müller Straße", None),
+        ("T1_brainmask.nii.gz", "T1_brainmask", "mask"),
+        ("p1_LesionSmooth.nii.gz", "p1_LesionSmooth", "mask"),
+        ("p1_ROI.nii", "p1_ROI", "mask"),
+        ("p1_CT.nii.gz", "p1_CT", "other"),
+        ("tof.nii.gz", "tof", "other"),
+        ("Scott.nii.gz", "Scott", None),
+        ("sub-1_part-phase_dwi.nii.gz", "sub-1_part-phase", "other"),
+        ("sub-1_part-mag_dwi.nii.gz", "sub-1_part-mag", "DWI"),
     ],
 )
 def test_name_and_modality_of_a_file(file: str, name: str, modality: str | None) -> None:

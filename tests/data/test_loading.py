@@ -667,7 +667,7 @@ def test_voxels_and_fields_of_view_no_head_has(write_scan: Any, mm: float, shape
     one_sentence(error.value, path)
 
 
-@pytest.mark.parametrize("sizes", [(0.4, 0.4, 8.0), (0.94, 0.94, 6.0), (8.0, 8.0, 8.0)])
+@pytest.mark.parametrize("sizes", [(0.4, 0.4, 8.0), (0.94, 0.94, 6.0), (8.0, 8.0, 8.0), (3, 3, 12.00001)])
 def test_unusual_but_real_voxel_sizes(write_scan: Any, sizes: tuple[float, ...]) -> None:
     shape = tuple(int(np.ceil(70 / s)) for s in sizes)
     assert load(write_scan("a.nii.gz", voxels(shape), np.diag([*sizes, 1]))).shape == (1, *shape)
@@ -699,6 +699,20 @@ def test_constant(write_scan: Any, value: float) -> None:
     path = write_scan("a.nii.gz", np.full((24, 26, 22), value, dtype=np.float32))
     with pytest.raises(ScanIntensityError, match=f"every voxel is {value}"):
         load(path)
+
+
+@pytest.mark.parametrize("values", [(0, 1), (-1, 255)])
+def test_a_mask_is_no_scan(write_scan: Any, values: tuple[int, int]) -> None:
+    array = np.full((24, 26, 22), values[0], dtype=np.int16)
+    array[5:19, 5:20, 4:18] = values[1]
+    path = write_scan("a.nii.gz", array)
+    with pytest.raises(
+        ScanIntensityError, match=rf"two values only \({values[0]} and {values[1]}\)"
+    ) as error:
+        load(path)
+    one_sentence(error.value, path)
+    array[5, 5, 5] = 2  # a third
+    load(write_scan("b.nii.gz", array))
 
 
 def test_a_constant_channel_of_a_stack(write_scan: Any) -> None:

@@ -616,6 +616,23 @@ def test_another_dataset_does_not_take_our_results(run: Run, tmp_path: Path, mad
     assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == there
 
 
+def test_results_of_another_model_stay(run: Run, scans: list[dict], tmp_path: Path) -> None:
+    metadata = tmp_path / "configs" / "metadata.json"
+    metadata.parent.mkdir()
+    metadata.write_text(json.dumps({"name": "First"}))
+    run(scans)
+    out = tmp_path / "out"
+    there = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    metadata.write_text(json.dumps({"name": "Second"}))
+    with pytest.raises(
+        UsageError, match=r"out holds the results of First: .* those of Second, or --overwrite"
+    ):
+        run(scans)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == there
+    assert run(scans, overwrite=True) == ["a", "b", "c"]
+    assert json.loads((out / "manifest.json").read_text())["model"]["Name"] == "Second"
+
+
 def test_a_dataset_does_not_take_its_own_results(run: Run, tmp_path: Path) -> None:
     """Without a description of its own, too: it would be described as derivatives."""
     anat = tmp_path / "out" / "sub-1" / "anat"
