@@ -980,6 +980,14 @@ def test_a_table_is_no_list(make: Any, name: str) -> None:
         find_cases(make(name) / name)
 
 
+def test_a_table_beside_scans_fails_alone(make: Any) -> None:
+    """Of ``predict dataset/*``, where BIDS has its participants, or in a list."""
+    root = make("a.nii", "participants.tsv", "scores.csv")
+    assert images(find_cases(sorted(root.iterdir())), root) == ["a.nii", "participants.tsv", "scores.csv"]
+    (root / "scans.txt").write_text("a.nii\nscores.csv\n")
+    assert images(find_cases(root / "scans.txt"), root) == ["a.nii", "scores.csv"]
+
+
 @pytest.mark.parametrize("text", ["a.nii\n", "# scans\na.nii\n"])
 def test_lists_with_a_byte_order_mark(make: Any, text: str) -> None:
     """Windows' Notepad, Excel and PowerShell write one."""
