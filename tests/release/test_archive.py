@@ -284,6 +284,10 @@ def test_what_monai_label_trained_on_is_not_released(tmp_path: Path) -> None:
         ("ours.yaml", {"weights": "D:\\\\smith\\\\model.pt"}, "weights"),
         ("nested/ours.json", {"cases": "$'/data/' + @name"}, "cases"),
         ("ours.json", {"home": "~smith/scans"}, "home"),
+        ("ours.json", {"lr": "%/data/smith/train.json::lr"}, "lr"),
+        ("ours.json", {"weights": "$Path('/data/smith/model.pt')"}, "weights"),
+        ("ours.json", {"weights": "$@lab + '/data/smith'"}, "weights"),
+        ("ours.json", {"cache": "$str(@output_dir) + '/cache' if @short else '/home/smith/cache'"}, "cache"),
     ],
 )
 def test_a_config_that_tells_where_files_lie_is_not_passed_on(
@@ -301,6 +305,18 @@ def test_a_config_that_tells_where_files_lie_is_not_passed_on(
     recipe.write_text('{"a": ')
     with pytest.raises(UsageError, match=f"{recipe.name} is no readable config"):
         configs_to_pass_on(folder)
+
+
+def test_a_config_that_names_its_own_folders_is_passed_on(tmp_path: Path) -> None:
+    content = {
+        "dataset_dir": "@data",
+        "weights": "$@bundle_root + '/models/' + str(@fold) + '/model.pt'",
+        "parts": "$@name.replace('\\\\', '/').split('/')",
+        "half": "%train.json::train#half",
+    }
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "ours.json").write_text(json.dumps(content))
+    assert list(configs_to_pass_on(tmp_path)) == ["configs/ours.json"]
 
 
 def test_configs_are_looked_at_before_a_release(tmp_path: Path) -> None:
