@@ -954,6 +954,7 @@ def test_a_bids_dataset_in_a_list_of_paths_is_one(make: Any, dataset: Path, tmp_
         (b"\xff\xfe\n", UsageError, "UTF-8"),
         (b"a\xe9.nii\n", UsageError, "save it as plain text"),
         (b"other.txt\n", UsageError, "line 1 names another list"),
+        (b'a.nii\n""\n', UsageError, "line 2 names no path: write one, or remove the line"),
         (b"a.nii\tb.nii\tc.nii\n", UsageError, "line 1 names 3 images"),
         (b"a.nii\nfolder\n", ScanNotFoundError, "folder is not there"),
     ],
