@@ -187,12 +187,11 @@ def scans_below(folder: Path, left_out: LeftOut, seen: set[str] | None = None) -
     """
     seen = set() if seen is None else seen
     seen.add(os.path.realpath(folder))
-    scans = scans_in(folder)
+    scans = [p for p in scans_in(folder) if not _holds_scans(p)]
     if is_dicom_series(folder):
         scans.append(folder)
     else:
         scans += [p for p in scans_in(folder, UNREAD_SUFFIXES) if p.is_file()]
-    # A folder named like a scan is a scan that fails, as it is when named alone.
     parts = [p for p in list_folder(folder) if p not in scans and not p.name.startswith(".")]
     # Folders before links to them: cases are named by the folders they lie in.
     for part in sorted(filter(os.path.isdir, parts), key=os.path.islink):
@@ -202,6 +201,14 @@ def scans_below(folder: Path, left_out: LeftOut, seen: set[str] | None = None) -
             except ScanNotFoundError:
                 leave_out(left_out, "they cannot be listed", [part], folder, "check their permissions")
     return scans
+
+
+def _holds_scans(path: Path) -> bool:
+    """Of what is named like a scan: whether it is a folder of scans; another one is a scan that fails."""
+    try:
+        return os.path.isdir(path) and bool(scans_in(path))
+    except ScanNotFoundError:  # it cannot be listed
+        return False
 
 
 def scans_in(folder: Path, suffixes: tuple[str, ...] = SCAN_SUFFIXES) -> list[Path]:

@@ -657,6 +657,12 @@ def test_folders_are_searched_with_all_their_subfolders(
     assert names(found) == ["a", "p1_t1", "p2_t1", "b", "c"]
 
 
+def test_a_folder_named_like_a_scan_may_hold_one(make: Any) -> None:
+    """As some programs unpack ``p1_t1.nii.gz``; without a scan in it, it is one that fails."""
+    root = make("p1/p1_t1.nii/p1_t1.nii", "p2_t1.nii/notes")
+    assert images(find_cases(root), root) == ["p2_t1.nii", "p1/p1_t1.nii/p1_t1.nii"]
+
+
 def test_a_folder_that_cannot_be_listed_is_left_out(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as lost+found: what else there is can be segmented."""
     root = make("a.nii", "lost+found/b.nii")
