@@ -657,6 +657,14 @@ def test_folders_are_searched_with_all_their_subfolders(
     assert names(found) == ["a", "p1_t1", "p2_t1", "b", "c"]
 
 
+def test_a_link_renames_no_case(make: Any) -> None:
+    """Though it lies in a folder that comes first."""
+    root = make("controls/01_T1w.nii.gz", "zz/01_T1w.nii.gz")
+    found = find_cases(root)
+    (root / "controls" / "others").symlink_to(root / "zz")
+    assert find_cases(root) == found
+
+
 def test_a_folder_named_like_a_scan_may_hold_one(make: Any) -> None:
     """As some programs unpack ``p1_t1.nii.gz``; without a scan in it, it is one that fails."""
     root = make("p1/p1_t1.nii/p1_t1.nii", "p2_t1.nii/notes")
