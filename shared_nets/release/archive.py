@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import stat
 import sys
 import zipfile
@@ -203,22 +202,37 @@ def write_folder(bundle: str | Path, folder: str | Path) -> Path:
         OutputError: if it cannot be written.
     """
     bundle = Path(bundle).resolve()
-    target = Path(folder, bundle.name)
-    # A clone of the Hub's repository has its history there.
-    if target.exists() and ((target / ".git").exists() or not (target / SUMS).is_file()):
-        raise UsageError(
-            f"{target} is not of an earlier release, or a clone, and is not replaced: move it, or choose "
-            f"another output folder."
-        )
+    target = replaceable(bundle, folder)
     files = bundle_files(bundle)
     card = files["docs/README.md"].decode()
     head = hub_head(read_metadata(bundle))
     # The card moves up one folder.
     files["README.md"] = (head + re.sub(r"(!\[[^]]*\]\()(?=images/)", r"\1docs/", card)).encode()
     files[SUMS] = sums({name: content for name, content in files.items() if name != SUMS})
-    shutil.rmtree(target, ignore_errors=True)
-    for name, content in files.items():
-        write_bytes(target / name, content)
+    with new_folder(target, replaces=True) as part:
+        for name, content in files.items():
+            write_bytes(part / name, content)
+    return target
+
+
+def replaceable(bundle: str | Path, folder: str | Path) -> Path:
+    """
+    Where `write_folder` puts a bundle, if nothing else is there.
+
+    Args:
+        bundle: the bundle's folder.
+        folder: where the folder ``NAME`` is made.
+
+    Raises:
+        UsageError: if something is there that `write_folder` did not write.
+    """
+    target = Path(folder, Path(bundle).resolve().name)
+    # A clone of the Hub's repository has its history there.
+    if target.exists() and ((target / ".git").exists() or not (target / SUMS).is_file()):
+        raise UsageError(
+            f"{target} is not of an earlier release, or a clone, and is not replaced: move it, or choose "
+            f"another output folder."
+        )
     return target
 
 
