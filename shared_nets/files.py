@@ -108,24 +108,28 @@ def sha256(path: str | Path) -> str:
 
 
 @contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
+def new_folder(path: str | Path, replaces: bool = False) -> Iterator[Path]:
     """
     A folder's name beside ``path`` to fill, moved to ``path`` when all went well and removed when not.
 
     Args:
         path: the folder that is wanted, which must not be there yet.
+        replaces: an earlier one may be there, and is removed once the new one is whole.
 
     Raises:
-        UsageError: if it is there already.
+        UsageError: if it is there already and not to be replaced.
         OutputError: if there is no space or permission.
     """
     path = Path(path)
-    if path.exists():
+    if path.exists() and not replaces:
         raise UsageError(f"{path} is there already; remove it, or choose another folder.")
-    part = _part_of(path)
+    part, earlier = _part_of(path), _part_of(path)
     try:
         yield part
+        if path.exists():
+            path.rename(earlier)  # one step, while half of it would be left by a removal that is broken off
         part.rename(path)
+        shutil.rmtree(earlier, ignore_errors=True)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {reason(error)}") from error
     finally:

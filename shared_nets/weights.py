@@ -87,34 +87,48 @@ def check_architecture(network: nn.Module, state: Mapping[str, Tensor], path: st
         path: the file they come from, for the message.
 
     Raises:
-        WeightsError: naming the first tensor that is missing, of another shape or kind of values, or too
-            many, and the network that the weights look like.
+        WeightsError: naming the first tensor that is missing, of another shape, or too many, and the network
+            that the weights look like; or else the first that has another kind of values.
     """
-    fault = next(misfits(network.state_dict(), state), None)
-    if fault is None:
-        return
-    if all(key.startswith("module.") for key in state):
-        remedy = "they were saved from a parallel wrapper: save network.module.state_dict() instead"
-    elif (looks_like := guess_network(state)) is None:
-        remedy = "they are of another network: choose another file"
+    expected = network.state_dict()
+    if (fault := next(misfits(expected, state), None)) is not None:
+        remedy = other_network(state)
+    elif (fault := next(other_kinds(expected, state), None)) is not None:
+        remedy = "save them with the network's own types of values, or choose another file"
     else:
-        remedy = (
-            f"they look like weights of {looks_like}: build the network they were made for, with the same "
-            f"channels and options, or choose another file"
-        )
+        return
     raise WeightsError(f"The weights in {path} do not fit {type(network).__name__} ({fault}); {remedy}.")
 
 
 def misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
-    """How ``state`` differs from ``expected``: tensors missing, of another shape or kind, then unexpected."""
+    """How ``state`` differs from ``expected``: tensors missing, of another shape, then unexpected."""
     yield from (f"{key} is missing" for key in expected if key not in state)
     for key in expected:
         if key in state and state[key].shape != expected[key].shape:
             yield f"{key} has shape {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-        # Of any precision; but integers would be cut-off kernels, and of complex numbers half is dropped.
-        elif key in state and state[key].is_floating_point() != expected[key].is_floating_point():
-            yield f"{key} holds {kind(state[key])} instead of {kind(expected[key])}"
     yield from (f"{key} is unexpected" for key in state if key not in expected)
+
+
+def other_kinds(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Iterator[str]:
+    """Of tensors that fit otherwise, those with another kind of values; their precision may be any."""
+    for key, tensor in expected.items():
+        # Of weights that were averaged, this is a fraction; nothing here depends on it.
+        counts_batches = key.split(".")[-1] == "num_batches_tracked"
+        # Integers would be cut-off kernels, and of complex numbers half is dropped.
+        if not counts_batches and state[key].is_floating_point() != tensor.is_floating_point():
+            yield f"{key} holds {kind(state[key])} instead of {kind(tensor)}"
+
+
+def other_network(state: Mapping[str, Tensor]) -> str:
+    """Of weights that do not fit, which network they look like, and what to do."""
+    if all(key.startswith("module.") for key in state):
+        return "they were saved from a parallel wrapper: save network.module.state_dict() instead"
+    if (looks_like := guess_network(state)) is None:
+        return "they are of another network: choose another file"
+    return (
+        f"they look like weights of {looks_like}: build the network they were made for, with the same "
+        f"channels and options, or choose another file"
+    )
 
 
 def kind(tensor: Tensor) -> str:

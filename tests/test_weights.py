@@ -346,9 +346,20 @@ def test_nan_weights_are_neither_loaded_nor_saved(
 def test_kernels_of_another_kind_are_not_loaded(tmp_path: Path, ending: str, kind: torch.dtype) -> None:
     state = dict(small().state_dict())
     save_weights(state | {"0.weight": state["0.weight"].to(kind)}, tmp_path / f"model{ending}")
-    said = rf"model{ending} do not fit Sequential \(0\.weight holds \w+ instead of float32\)"
+    said = rf"model{ending} do not fit Sequential \(0\.weight holds \w+ instead of float32\); save them with"
     with pytest.raises(WeightsError, match=said):
         load_into(small(), tmp_path / f"model{ending}")
+
+
+@ENDINGS
+def test_averaged_weights_are_loaded(tmp_path: Path, ending: str) -> None:
+    """The mean of two state dicts counts batches in fractions."""
+    one, other = (small(seed).state_dict() for seed in (1, 2))
+    mean = {key: (one[key].float() + other[key].float()) / 2 for key in one}
+    save_weights(mean, tmp_path / f"model{ending}")
+    loaded = load_into(small(), tmp_path / f"model{ending}").state_dict()
+    assert torch.equal(loaded["0.weight"], mean["0.weight"])
+    assert loaded["1.num_batches_tracked"].dtype == torch.int64
 
 
 def test_a_variance_below_zero_is_neither_loaded_nor_saved(tmp_path: Path) -> None:

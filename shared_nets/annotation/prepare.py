@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from shared_nets.bundles import NOT_PASSED_ON, check_parts
-from shared_nets.errors import UsageError
-from shared_nets.files import new_folder, write_text
+from shared_nets.errors import OutputError, UsageError
+from shared_nets.files import new_folder, reason, write_text
 from shared_nets.versions import check_version
 from shared_nets.weights import CURRENT
 
@@ -59,7 +59,15 @@ def prepare_app(app_dir: str | Path, bundles: Sequence[str | Path]) -> Path:
     with ExitStack() as stack:
         parts = {bundle: stack.enter_context(new_folder(target)) for bundle, target in targets.items()}
         for bundle, part in parts.items():
-            _copy(bundle, part)
+            try:  # here, where it is known which of them failed
+                _copy(bundle, part)
+            except shutil.Error as error:  # of all the files that failed, with the system's words
+                raise OutputError(
+                    f"{bundle} cannot be copied to {targets[bundle]} ({error.args[0][0][2]}): free some "
+                    f"space, or correct the permissions."
+                ) from error
+            except OSError as error:
+                raise OutputError(f"{targets[bundle]} cannot be written: {reason(error)}") from error
         write_text(main, MAIN)
     return app_dir
 

@@ -86,9 +86,7 @@ def find_cases(
     modalities = tuple(modalities)
     labelled = section != "test" if labelled is None else labelled
     sources = list(source) if isinstance(source, (list, tuple)) else [source]
-    if not sources or any(one is None or one == "" for one in sources):
-        raise UsageError("No scan, folder or data list was named: give at least one (--dataset_dir PATH).")
-
+    _check_named(sources)
     wanted: tuple[str, ...] = ("test",) if section == "test" else ("training", "validation")
     pools: dict[str, list[Case]] = {}
     loose: list[Path] = []
@@ -157,14 +155,21 @@ def left_out_of(cases: Sequence[Mapping[str, Any]]) -> LeftOut:
     return cases.left_out if isinstance(cases, Cases) else {}
 
 
+def _check_named(sources: list[Any]) -> None:
+    """Refuse to do nothing, and a table alone, which is meant as a list; beside scans it fails as one."""
+    if not sources or any(one is None or one == "" for one in sources):
+        raise UsageError("No scan, folder or data list was named: give at least one (--dataset_dir PATH).")
+    if len(sources) == 1 and str(sources[0]).lower().endswith((".csv", ".tsv")):
+        path = absolute(sources[0])
+        raise UsageError(f"{path} is no list of scans: give a .txt with a path a line, or a JSON data list.")
+
+
 def _read_source(
     path: Path, section: Section, modalities: tuple[str, ...], labelled: bool, left_out: LeftOut
 ) -> tuple[dict[str, list[Case]], list[Path]]:
     """Cases by section from a tree or data list, or the loose scans of a folder or file."""
     if path.suffix.lower() == ".json":
         return read_data_list(path, modalities, labelled, section, left_out), []
-    if path.suffix.lower() in (".csv", ".tsv"):
-        raise UsageError(f"{path} is no list of scans: give a .txt with a path a line, or a JSON data list.")
     if path.name.lower().endswith(SCAN_SUFFIXES) or os.path.isfile(path):
         return {}, [path]  # even if it is missing or a folder: then this one scan fails, the others go on
     if not os.path.isdir(path):

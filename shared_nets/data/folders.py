@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from pathlib import Path
 
 from shared_nets.data.bids import list_folder
@@ -171,7 +172,7 @@ def of_modalities(
     return scans
 
 
-def scans_below(folder: Path, left_out: LeftOut, seen: set[str] | None = None) -> list[Path]:
+def scans_below(folder: Path, left_out: LeftOut) -> list[Path]:
     """
     The scans in a folder and all its subfolders, readable or not; a DICOM series is its folder.
 
@@ -180,28 +181,53 @@ def scans_below(folder: Path, left_out: LeftOut, seen: set[str] | None = None) -
     Args:
         folder: where to search.
         left_out: gets the subfolders that cannot be listed.
-        seen: folders that have been searched, links resolved.
 
     Raises:
         ScanNotFoundError: if the folder itself cannot be listed.
     """
-    seen = set() if seen is None else seen
+    # All folders before links to any: cases are named by the folders they lie in.
+    seen: set[str] = set()
+    links: deque[Path] = deque()
+    scans = _search(folder, left_out, seen, links)
+    while links:
+        scans += _search_part(links.popleft(), left_out, seen, links)
+    return scans
+
+
+def _search(folder: Path, left_out: LeftOut, seen: set[str], links: deque[Path]) -> list[Path]:
+    """Scans of a folder and its real subfolders; ``seen`` gets them all, ``links`` what links to others."""
     seen.add(os.path.realpath(folder))
-    scans = scans_in(folder)
+    scans = [p for p in scans_in(folder) if not _holds_scans(p)]
     if is_dicom_series(folder):
         scans.append(folder)
     else:
         scans += [p for p in scans_in(folder, UNREAD_SUFFIXES) if p.is_file()]
-    # A folder named like a scan is a scan that fails, as it is when named alone.
     parts = [p for p in list_folder(folder) if p not in scans and not p.name.startswith(".")]
-    # Folders before links to them: cases are named by the folders they lie in.
-    for part in sorted(filter(os.path.isdir, parts), key=os.path.islink):
-        if os.path.realpath(part) not in seen:
-            try:
-                scans += scans_below(part, left_out, seen)
-            except ScanNotFoundError:
-                leave_out(left_out, "they cannot be listed", [part], folder, "check their permissions")
+    for part in filter(os.path.isdir, parts):
+        if os.path.islink(part):
+            links.append(part)
+        else:
+            scans += _search_part(part, left_out, seen, links)
     return scans
+
+
+def _search_part(part: Path, left_out: LeftOut, seen: set[str], links: deque[Path]) -> list[Path]:
+    """As `_search`, of a subfolder, which may have been searched already or not be listed."""
+    if os.path.realpath(part) in seen:
+        return []
+    try:
+        return _search(part, left_out, seen, links)
+    except ScanNotFoundError:
+        leave_out(left_out, "they cannot be listed", [part], part.parent, "check their permissions")
+        return []
+
+
+def _holds_scans(path: Path) -> bool:
+    """Of what is named like a scan: whether it is a folder of scans; another one is a scan that fails."""
+    try:
+        return os.path.isdir(path) and bool(scans_in(path))
+    except ScanNotFoundError:  # it cannot be listed
+        return False
 
 
 def scans_in(folder: Path, suffixes: tuple[str, ...] = SCAN_SUFFIXES) -> list[Path]:

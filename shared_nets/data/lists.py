@@ -150,6 +150,8 @@ def read_path_list(path: Path, modalities: tuple[str, ...], labelled: bool) -> t
             item = {"image": [word or None for word in words]}
             cases.append(read_item(item, path.parent, f"{path}: line {number}", modalities, labelled))
             continue
+        if not words[0]:  # "" would be the list's own folder
+            raise UsageError(f"{path}: line {number} names no path: write one, or remove the line.")
         named.append(absolute(words[0], path.parent))
         if named[-1].suffix.lower() == ".txt":
             raise UsageError(f"{path}: line {number} names another list; give scans and folders of them.")

@@ -27,6 +27,8 @@ STRAYING = 0.05
 # not with 1e-4.
 UNCERTAINTY = 3e-5
 NEGLIGIBLE = 1e-6
+# In MONAI's record of a resampling: the affine from before it was straightened.
+GIVEN_AFFINE = "given_affine"
 SPLINE: dict[str, Any] = {"order": 3, "mode": "nearest"}
 LINEAR = ("bilinear", "border")
 """MONAI's names for the interpolation and padding that have ways of their own here."""
@@ -70,7 +72,11 @@ class Spacingd(transforms.Spacingd):
             the case with each key's image resampled, all else untouched.
         """
         images = {key: _straightened(data[key]) for key in self.key_iterator(dict(data))}
-        return {**data, **super().__call__(images, lazy)}
+        changed = [key for key, image in images.items() if image is not data[key]]
+        resampled = super().__call__(images, lazy)
+        for key in changed:
+            _remember(data[key].affine, resampled[key])
+        return {**data, **resampled}
 
 
 def _straightened(image: Any) -> Any:
@@ -92,6 +98,13 @@ def _straightened(image: Any) -> Any:
     image = MetaTensor(image.as_tensor()).copy_meta_from(image)
     image.affine = torch.from_numpy(straight)
     return image
+
+
+def _remember(affine: torch.Tensor, resampled: Any) -> None:
+    """Keep the affine that an image came with for the way back: what comes back lies where the file says."""
+    steps = resampled.pending_operations or resampled.applied_operations
+    if steps:  # none where MONAI keeps no record
+        steps[-1][GIVEN_AFFINE] = affine
 
 
 def _is_spacing(pixdim: object) -> bool:
@@ -156,9 +169,15 @@ class Rescale(transforms.SpatialResample):
             data: what came from ``__call__``, or lesion probabilities on its grid.
 
         Returns:
-            the same on the grid from before.
+            the same on the grid from before, with the affine that the scan came with.
         """
         step = self.get_most_recent_transform(data)
+        back = self._back(data, step)
+        if GIVEN_AFFINE in step and isinstance(back, MetaTensor) and not back.pending_operations:
+            back.affine = step[GIVEN_AFFINE]
+        return back
+
+    def _back(self, data: torch.Tensor, step: Mapping[str, Any]) -> torch.Tensor:
         how, size = step["extra_info"], tuple(int(n) for n in step["orig_size"])
         waiting = isinstance(data, MetaTensor) and data.pending_operations
         if (how["mode"], how["padding_mode"]) != LINEAR or waiting:

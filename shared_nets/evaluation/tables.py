@@ -111,8 +111,9 @@ def summarise(
     Mean, median, spread and confidence interval of every metric over the cases.
 
     No case is dropped silently: ``n`` counts those a figure is made of, ``undefined`` those for which it
-    has no value (only ``hd95_mm``, when a mask is empty), ``failed`` those that were never scored. A case
+    has no value (only ``hd95_mm``, when a mask is empty), ``failed`` those that could not be scored. A case
     that several models were judged on, as the test cases of a cross-validation, is one: the mean over them.
+    Where some of them failed, it is the mean over the others, and the case also counts as failed.
 
     Args:
         cases: one row a case with the columns `METRICS`, and, where there, ``status`` (``ok`` or
@@ -133,8 +134,9 @@ def summarise(
     """
     if cases.empty:
         raise UsageError("there are no cases to summarise; evaluate at least one scan with a reference mask.")
-    scored = cases[cases["status"] == "ok"] if "status" in cases else cases
-    failed = len(set(cases["scan"]) - set(scored["scan"])) if "scan" in cases else len(cases) - len(scored)
+    is_scored = cases["status"] == "ok" if "status" in cases else np.full(len(cases), True)
+    scored, left_out = cases[is_scored], cases[~is_scored]
+    failed = left_out["scan"].nunique() if "scan" in cases else len(left_out)
     case = pd.factorize(scored["scan"])[0] if "scan" in scored else np.arange(len(scored))
     columns = [by_case(metric_column(scored, metric), case).mean().to_numpy() for metric in METRICS]
     rows = [
@@ -243,7 +245,7 @@ def summary_text(summary: pd.DataFrame) -> str:
         left_out = f" ({row['undefined']} undefined)" if row["undefined"] else ""
         lines.append(f"{row['metric']:<32}{spread:<30}{number(row['median']):<10}{count_text(row)}{left_out}")
     if failed := int(summary["failed"].max()):
-        lines.append(f"{failed} scan(s) failed and are in none of these figures.")
+        lines.append(f"{failed} scan(s) failed; what failed is in none of these figures.")
     return "\n".join(lines)
 
 

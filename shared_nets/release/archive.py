@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import re
-import shutil
 import stat
 import sys
 import zipfile
@@ -44,8 +43,14 @@ PACKAGE = Path(shared_nets.__file__).resolve().parent
 OF_THE_PACKAGE = (".py", ".j2")
 """Endings of the package's files, as in pyproject.toml: notes and rejected patches are none of it."""
 
-OF_A_MACHINE = re.compile(r"""(\$\s*['"])?(/\w|~\w*/|[A-Za-z]:[\\/]|\\\\|file:/)""")
-"""How a path begins that starts at a root, a home, a drive or a server; also alone in an expression."""
+OF_A_MACHINE = r"%?(/\w|~\w*/|[A-Za-z]:[\\/]|\\{2,}\w|file:/)"
+"""How a path begins that starts at a root, a home, a drive or a server; after ``%``, it is a config's."""
+
+REFERENCE = r"[@%][\w#:]+"
+"""To another value of the same config."""
+
+BELOW_A_FOLDER = r"""(str\()?@[\w#]*(dir|root)\b\)?(\s*\+\s*('[^']*'|"[^"]*"|(str\()?@[\w#]+\)?))+"""
+"""In an expression, what is added to a folder that is named elsewhere, as ``@bundle_root + '/models'``."""
 
 LARGEST_ARCHIVE = 2**30
 """Bytes that an archive may unpack to, and be: the weights of a network twice, and room to spare."""
@@ -108,11 +113,19 @@ def _check_private(value: Any, key: str, path: Path) -> None:
     if isinstance(value, (dict, list)):
         for one, item in value.items() if isinstance(value, dict) else enumerate(value):
             _check_private(item, f"{key}#{one}".lstrip("#"), path)
-    names_data = bool(value) and key.split("#")[-1] == "dataset_dir"
-    if names_data or (isinstance(value, str) and OF_A_MACHINE.match(value)):
+    refers = isinstance(value, str) and re.fullmatch(REFERENCE, value)
+    names_data = bool(value) and key.split("#")[-1] == "dataset_dir" and not refers
+    if names_data or (isinstance(value, str) and _is_of_a_machine(value)):
         raise UsageError(
             f"{path}: {key} tells where files of yours lie ({value}): empty it, or move that config."
         )
+
+
+def _is_of_a_machine(value: str) -> bool:
+    """Whether a config's value is a path of a machine, or an expression in which one stands."""
+    if value.startswith("$"):
+        return bool(re.search(rf"""['"]{OF_A_MACHINE}""", re.sub(BELOW_A_FOLDER, "", value)))
+    return bool(re.match(OF_A_MACHINE, value))
 
 
 def requirements() -> list[str]:
@@ -189,22 +202,37 @@ def write_folder(bundle: str | Path, folder: str | Path) -> Path:
         OutputError: if it cannot be written.
     """
     bundle = Path(bundle).resolve()
-    target = Path(folder, bundle.name)
-    # A clone of the Hub's repository has its history there.
-    if target.exists() and ((target / ".git").exists() or not (target / SUMS).is_file()):
-        raise UsageError(
-            f"{target} is not of an earlier release, or a clone, and is not replaced: move it, or choose "
-            f"another output folder."
-        )
+    target = replaceable(bundle, folder)
     files = bundle_files(bundle)
     card = files["docs/README.md"].decode()
     head = hub_head(read_metadata(bundle))
     # The card moves up one folder.
     files["README.md"] = (head + re.sub(r"(!\[[^]]*\]\()(?=images/)", r"\1docs/", card)).encode()
     files[SUMS] = sums({name: content for name, content in files.items() if name != SUMS})
-    shutil.rmtree(target, ignore_errors=True)
-    for name, content in files.items():
-        write_bytes(target / name, content)
+    with new_folder(target, replaces=True) as part:
+        for name, content in files.items():
+            write_bytes(part / name, content)
+    return target
+
+
+def replaceable(bundle: str | Path, folder: str | Path) -> Path:
+    """
+    Where `write_folder` puts a bundle, if nothing else is there.
+
+    Args:
+        bundle: the bundle's folder.
+        folder: where the folder ``NAME`` is made.
+
+    Raises:
+        UsageError: if something is there that `write_folder` did not write.
+    """
+    target = Path(folder, Path(bundle).resolve().name)
+    # A clone of the Hub's repository has its history there.
+    if target.exists() and ((target / ".git").exists() or not (target / SUMS).is_file()):
+        raise UsageError(
+            f"{target} is not of an earlier release, or a clone, and is not replaced: move it, or choose "
+            f"another output folder."
+        )
     return target
 
 

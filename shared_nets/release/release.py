@@ -11,7 +11,15 @@ from tempfile import TemporaryDirectory
 
 from shared_nets.errors import UsageError
 from shared_nets.files import make_output_folder, write_bytes
-from shared_nets.release.archive import PACKAGE, SUMS, archive_name, sums, write_archive, write_folder
+from shared_nets.release.archive import (
+    PACKAGE,
+    SUMS,
+    archive_name,
+    replaceable,
+    sums,
+    write_archive,
+    write_folder,
+)
 
 HUB = "huggingface"
 
@@ -33,7 +41,8 @@ def write_release(
         What was written.
 
     Raises:
-        UsageError: if a bundle cannot be released, two would have one name, or the packages not be built.
+        UsageError: if a bundle cannot be released, two would have one name, the packages not be built, or
+            something else is where a bundle for the Hub goes.
         WeightsError: if a bundle's weights are not those that its metadata names.
         OutputError: if the folder cannot be written.
     """
@@ -41,6 +50,9 @@ def write_release(
     names = [name for one in bundles for name in (archive_name(one), Path(one).resolve().name)[: 1 + hub]]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"Two of the bundles would be written as {twice[0]}: rename the folder of one.")
+    if hub:  # before anything is written
+        for bundle in bundles:
+            replaceable(bundle, Path(output, HUB))
     output = make_output_folder(output)
     made = [write_archive(bundle, output) for bundle in bundles]
     if packages:

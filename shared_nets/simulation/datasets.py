@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,10 +17,12 @@ from tqdm import tqdm
 from shared_nets.affine import voxel_ml
 from shared_nets.data.datalist import write_data_list
 from shared_nets.errors import UsageError, times
-from shared_nets.files import write_bytes
+from shared_nets.files import new_folder, write_bytes
 from shared_nets.simulation.anatomy import Anatomy
 from shared_nets.simulation.lesions import VOLUME_ML, read_masks
 from shared_nets.simulation.slices import Paint, SimulatedSlices
+
+IMAGES, LABELS = TREE = ("imagesTr", "labelsTr")
 
 LEAST_PIXELS = 16
 """Rows and columns of the smallest slice: what the networks take."""
@@ -47,7 +51,8 @@ def simulate_dataset(
     that fold alone. Anatomies are shared by all folds.
 
     Args:
-        folder: gets ``imagesTr``, which must not hold files yet, ``labelsTr`` and ``datalist.json``.
+        folder: gets ``imagesTr`` and ``labelsTr``, which must not hold files yet and are there only when
+            all cases are, and ``datalist.json``.
         masks: stroke masks in MNI space; see `read_masks` for those left out.
         anatomies: heads to draw from.
         paint: the contrast: `t1_contrast` or `acute_contrast`.
@@ -64,7 +69,7 @@ def simulate_dataset(
 
     Raises:
         UsageError: if there are fewer masks or cases than folds, no case shows a lesion of that size, the
-            shape or spacing is none, or the folder holds images already.
+            shape or spacing is none, or the folder holds cases already.
         StrokeSegError: if a mask cannot be used or a file not be written.
     """
     _check(folder, shape, spacing)
@@ -76,7 +81,8 @@ def simulate_dataset(
             f"of {VOLUME_ML[0]:g} to {VOLUME_ML[1]:g} mL, or fewer folds."
         )
     items = []
-    with tqdm(total=cases, unit="case", disable=quiet) as bar:
+    with ExitStack() as stack, tqdm(total=cases, unit="case", disable=quiet) as bar:
+        parts = {name: stack.enter_context(_empty(folder / name)) for name in TREE}
         for fold in range(folds):
             numbers = range(fold, cases, folds)
             rng = np.random.default_rng([seed, fold])
@@ -84,29 +90,11 @@ def simulate_dataset(
             source = SimulatedSlices(anatomies, list(chosen), paint, shape[:2], spacing[0], lesion_free=0.0)
             for number in numbers:
                 name = f"sim{number:04d}"
-                image, label, affine = _visible(
-                    source, [seed, fold, number], shape[2], spacing[1], smallest_ml
-                )
-                # A missing channel is no file, as with real cases.
-                channels = [
-                    f"imagesTr/{name}_{i:04d}.nii.gz" if channel.any() else None
-                    for i, channel in enumerate(image)
-                ]
-                for path, channel in zip(channels, image, strict=True):
-                    if path:
-                        _write(folder / path, np.round(channel * 4095).astype(np.int16), affine)
-                _write(folder / f"labelsTr/{name}.nii.gz", label.astype(np.uint8), affine)
-                items.append(
-                    {
-                        "name": name,
-                        "image": channels if len(channels) > 1 else channels[0],
-                        "label": f"labelsTr/{name}.nii.gz",
-                        "fold": fold,
-                    }
-                )
+                volumes = _visible(source, [seed, fold, number], shape[2], spacing[1], smallest_ml)
+                items.append({"name": name, **_write_case(parts, name, *volumes), "fold": fold})
                 bar.update()
-    items.sort(key=lambda item: str(item["name"]))
-    return write_data_list(folder / "datalist.json", {"training": items}, "simulated lesions")
+        items.sort(key=lambda item: str(item["name"]))
+        return write_data_list(folder / "datalist.json", {"training": items}, "simulated lesions")
 
 
 def _check(folder: Path, shape: tuple[int, int, int], spacing: tuple[float, float]) -> None:
@@ -118,12 +106,12 @@ def _check(folder: Path, shape: tuple[int, int, int], spacing: tuple[float, floa
         )
     if not all(0 < mm < inf for mm in spacing):
         raise UsageError(f"A spacing of {times(spacing)} mm is none: give numbers above 0.")
-    images = folder / "imagesTr"
-    if images.is_dir() and any(images.iterdir()):
-        raise UsageError(
-            f"{images} holds files already, which would be taken for cases of this run: remove them, or "
-            f"choose another folder."
-        )
+    for part in (folder / name for name in TREE):
+        if part.is_dir() and any(part.iterdir()):
+            raise UsageError(
+                f"{part} holds files already, which would be taken for cases of this run: remove them, or "
+                f"choose another folder."
+            )
 
 
 def _visible(
@@ -138,6 +126,31 @@ def _visible(
         f"{TRIES} simulated cases in a row show less than {smallest_ml:g} mL of lesion: ask for less, or "
         f"give larger masks."
     )
+
+
+def _empty(folder: Path) -> AbstractContextManager[Path]:
+    """As `new_folder`, in place of an empty one: a run broken off leaves nothing in a repetition's way."""
+    with suppress(OSError):  # mostly it is not there
+        folder.rmdir()
+    return new_folder(folder)
+
+
+def _write_case(
+    parts: Mapping[str, Path],
+    name: str,
+    image: NDArray[np.float32],
+    label: NDArray[np.float32],
+    affine: NDArray[np.float64],
+) -> dict[str, Any]:
+    """Write a case's files to where the tree is made; returns where they will lie in it."""
+    # A missing channel is no file, as with real cases.
+    channels = [f"{name}_{i:04d}.nii.gz" if channel.any() else None for i, channel in enumerate(image)]
+    for file, channel in zip(channels, image, strict=True):
+        if file:
+            _write(parts[IMAGES] / file, np.round(channel * 4095).astype(np.int16), affine)
+    _write(parts[LABELS] / f"{name}.nii.gz", label.astype(np.uint8), affine)
+    paths = [file and f"{IMAGES}/{file}" for file in channels]
+    return {"image": paths if len(paths) > 1 else paths[0], "label": f"{LABELS}/{name}.nii.gz"}
 
 
 def _write(path: Path, array: NDArray[np.generic], affine: NDArray[np.float64]) -> None:

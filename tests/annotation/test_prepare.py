@@ -66,20 +66,32 @@ def test_a_folder_of_something_else_is_left_alone(bundles: Mapping[str, Path], t
     assert (tmp_path / "main.py").read_text() == "print('mine')"
 
 
+@pytest.mark.parametrize("failing", ["xnet_bundle", "cnnres_bundle"])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        shutil.Error([("model.pt", "app/model.pt", "[Errno 28] no space left on device")]),
+    ],
+)
 def test_what_failed_halfway_can_be_repeated(
-    bundles: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundles: Mapping[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: str,
+    failure: OSError,
 ) -> None:
-    """The disk is full at the second bundle."""
+    """The disk is full at one of the bundles, which is named."""
     copytree, app = shutil.copytree, tmp_path / "app"
 
     def full(source: Path, *more: Any, **options: Any) -> Any:
-        if "cnnres_bundle/models" in str(source):
-            raise OSError(errno.ENOSPC, "No space left on device")
+        if f"{failing}/models" in str(source):
+            raise failure
         return copytree(source, *more, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copytree", full)
-        with pytest.raises(OutputError, match="there is no space left"):
+        with pytest.raises(OutputError, match=rf"{failing} cannot be .*no space left"):
             prepare_app(app, [bundles["xnet"], bundles["cnnres"]])
     assert not [path for path in app.rglob("*") if path.is_file()]
     prepare_app(app, [bundles["xnet"], bundles["cnnres"]])

@@ -665,6 +665,20 @@ def test_folders_are_searched_with_all_their_subfolders(
     assert names(found) == ["a", "p1_t1", "p2_t1", "b", "c"]
 
 
+def test_a_link_renames_no_case(make: Any) -> None:
+    """Though it lies in a folder that comes first."""
+    root = make("controls/01_T1w.nii.gz", "zz/01_T1w.nii.gz")
+    found = find_cases(root)
+    (root / "controls" / "others").symlink_to(root / "zz")
+    assert find_cases(root) == found
+
+
+def test_a_folder_named_like_a_scan_may_hold_one(make: Any) -> None:
+    """As some programs unpack ``p1_t1.nii.gz``; without a scan in it, it is one that fails."""
+    root = make("p1/p1_t1.nii/p1_t1.nii", "p2_t1.nii/notes")
+    assert images(find_cases(root), root) == ["p2_t1.nii", "p1/p1_t1.nii/p1_t1.nii"]
+
+
 def test_a_folder_that_cannot_be_listed_is_left_out(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as lost+found: what else there is can be segmented."""
     root = make("a.nii", "lost+found/b.nii")
@@ -962,6 +976,7 @@ def test_a_bids_dataset_in_a_list_of_paths_is_one(make: Any, dataset: Path, tmp_
         (b"\xff\xfe\n", UsageError, "UTF-8"),
         (b"a\xe9.nii\n", UsageError, "save it as plain text"),
         (b"other.txt\n", UsageError, "line 1 names another list"),
+        (b'a.nii\n""\n', UsageError, "line 2 names no path: write one, or remove the line"),
         (b"a.nii\tb.nii\tc.nii\n", UsageError, "line 1 names 3 images"),
         (b"a.nii\nfolder\n", ScanNotFoundError, "folder is not there"),
     ],
@@ -986,6 +1001,14 @@ def test_a_list_as_windows_writes_it(make: Any) -> None:
 def test_a_table_is_no_list(make: Any, name: str) -> None:
     with pytest.raises(UsageError, match=rf"{name} is no list .*give a \.txt with a path a line"):
         find_cases(make(name) / name)
+
+
+def test_a_table_beside_scans_fails_alone(make: Any) -> None:
+    """Of ``predict dataset/*``, where BIDS has its participants, or in a list."""
+    root = make("a.nii", "participants.tsv", "scores.csv")
+    assert images(find_cases(sorted(root.iterdir())), root) == ["a.nii", "participants.tsv", "scores.csv"]
+    (root / "scans.txt").write_text("a.nii\nscores.csv\n")
+    assert images(find_cases(root / "scans.txt"), root) == ["a.nii", "scores.csv"]
 
 
 @pytest.mark.parametrize("text", ["a.nii\n", "# scans\na.nii\n"])

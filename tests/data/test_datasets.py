@@ -18,6 +18,7 @@ from shared_nets.data import LoadMaskd, LoadScand, find_cases
 from shared_nets.data.datalist import make_data_list, relative_to
 from shared_nets.data.datasets import (
     Found,
+    files_of,
     read_atlas,
     read_bids,
     read_folder,
@@ -222,6 +223,13 @@ def test_hidden_folders_hold_no_scans_and_linked_ones_do(tmp_path: Path) -> None
     found = read_folder(clone)
     assert sorted(by_name(found.training)) == [f"p{n}_T1w" for n in range(1, 6)]
     assert ".git" not in f"{found.test} {found.left_out}"
+
+
+def test_folders_named_like_their_scans_are_listed(tmp_path: Path) -> None:
+    for name in ("p1_t1.nii", "p1_mask.nii"):
+        (tmp_path / "p1" / name).mkdir(parents=True)
+        (tmp_path / "p1" / name / name).touch()
+    assert [path.name for path in files_of(tmp_path)] == ["p1_mask.nii", "p1_t1.nii"]
 
 
 def test_all_masks_of_a_scan_are_its_label(tmp_path: Path) -> None:

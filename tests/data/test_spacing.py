@@ -142,6 +142,21 @@ def test_an_orientation_written_with_six_digits_takes_the_same_way(seed: int) ->
         torch.testing.assert_close(image.as_tensor(), exact.as_tensor(), atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_what_comes_back_has_the_affine_that_went_in(mode: str) -> None:
+    """Also where the axes were straightened: of three digits, that moves a corner by more than 0.1 mm."""
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", (20, -15, 24), degrees=True).as_matrix().round(3) * (2, 2, 6)
+    image = MetaTensor(torch.rand(1, 128, 110, 20), affine=affine)
+    there = transforms.Compose([Spacingd("image", (1.8, 1.8, -1.0), mode=mode, padding_mode="border")])
+    case = there({"image": image})
+    case["pred"] = MetaTensor(torch.rand(case["image"].shape))
+    for nearest in (True, False):
+        back = Invertd("pred", there, orig_keys="image", nearest_interp=nearest)(dict(case))["pred"]
+        np.testing.assert_array_equal(back.affine, affine)
+    np.testing.assert_array_equal(there.inverse({"image": case["image"]})["image"].affine, affine)
+
+
 def test_slices_and_lazy_calls_are_monais() -> None:
     slice_ = MetaTensor(torch.rand(1, 20, 18), affine=np.eye(3))
     volume = MetaTensor(torch.rand(1, 20, 18, 4), affine=np.eye(4))

@@ -21,6 +21,7 @@ import pytest
 
 import shared_nets
 from shared_nets.errors import UsageError, WeightsError
+from shared_nets.files import write_bytes
 from shared_nets.release import archive as archive_module
 from shared_nets.release.archive import (
     bundle_files,
@@ -191,6 +192,35 @@ def test_the_hubs_folder_replaces_nothing_but_an_earlier_one(tmp_path: Path) -> 
     with pytest.raises(UsageError, match="is not replaced: move it, or choose another output folder"):
         write_folder(ROOT / "cnnres_bundle", tmp_path)
     assert (folder / "notes.txt").is_file()
+    (tmp_path / "out" / "huggingface").mkdir(parents=True)
+    folder.rename(tmp_path / "out" / "huggingface" / "cnnres_bundle")
+    with pytest.raises(UsageError, match="is not of an earlier release"):
+        write_release(tmp_path / "out", [ROOT / "cnnres_bundle"], packages=False, hub=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["huggingface"]
+
+
+def test_a_hubs_folder_that_was_broken_off_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once with nothing there before, once with an earlier one, which stays as it was."""
+
+    def broken_off(path: Path, content: bytes) -> None:
+        if path.name == "LICENSE":
+            raise KeyboardInterrupt
+        write_bytes(path, content)
+
+    earlier = tmp_path / "cnnres_bundle" / "of_an_earlier_version"
+    for there in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr(archive_module, "write_bytes", broken_off)
+            with pytest.raises(KeyboardInterrupt):
+                write_folder(ROOT / "cnnres_bundle", tmp_path)
+        assert earlier.exists() == there
+        folder = write_folder(ROOT / "cnnres_bundle", tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["cnnres_bundle"]
+        assert (folder / "LICENSE").is_file()
+        assert not earlier.exists()
+        earlier.touch()
 
 
 @pytest.mark.parametrize("hub", [False, True])
@@ -284,6 +314,10 @@ def test_what_monai_label_trained_on_is_not_released(tmp_path: Path) -> None:
         ("ours.yaml", {"weights": "D:\\\\smith\\\\model.pt"}, "weights"),
         ("nested/ours.json", {"cases": "$'/data/' + @name"}, "cases"),
         ("ours.json", {"home": "~smith/scans"}, "home"),
+        ("ours.json", {"lr": "%/data/smith/train.json::lr"}, "lr"),
+        ("ours.json", {"weights": "$Path('/data/smith/model.pt')"}, "weights"),
+        ("ours.json", {"weights": "$@lab + '/data/smith'"}, "weights"),
+        ("ours.json", {"cache": "$str(@output_dir) + '/cache' if @short else '/home/smith/cache'"}, "cache"),
     ],
 )
 def test_a_config_that_tells_where_files_lie_is_not_passed_on(
@@ -301,6 +335,18 @@ def test_a_config_that_tells_where_files_lie_is_not_passed_on(
     recipe.write_text('{"a": ')
     with pytest.raises(UsageError, match=f"{recipe.name} is no readable config"):
         configs_to_pass_on(folder)
+
+
+def test_a_config_that_names_its_own_folders_is_passed_on(tmp_path: Path) -> None:
+    content = {
+        "dataset_dir": "@data",
+        "weights": "$@bundle_root + '/models/' + str(@fold) + '/model.pt'",
+        "parts": "$@name.replace('\\\\', '/').split('/')",
+        "half": "%train.json::train#half",
+    }
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "ours.json").write_text(json.dumps(content))
+    assert list(configs_to_pass_on(tmp_path)) == ["configs/ours.json"]
 
 
 def test_configs_are_looked_at_before_a_release(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from shared_nets.data import find_cases
 from shared_nets.errors import UsageError
-from shared_nets.simulation import acute_contrast, simulate_dataset, t1_contrast
+from shared_nets.simulation import acute_contrast, datasets, simulate_dataset, t1_contrast
 from tests.simulation import heads
 
 
@@ -110,3 +111,28 @@ def test_cases_of_an_earlier_run_are_not_mixed_with_new_ones(tmp_path: Path, mas
     with pytest.raises(UsageError, match=r"imagesTr holds files already, .*: remove them, or choose"):
         simulate(tmp_path, masks)
     assert [path.name for path in tmp_path.iterdir()] == ["imagesTr"]
+
+
+def test_a_run_that_was_broken_off_can_be_repeated(
+    tmp_path: Path, masks: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the third case; there is a note in the folder, and an empty folder where images go."""
+    (tmp_path / "out" / "imagesTr").mkdir(parents=True)
+    (tmp_path / "out" / "notes.txt").touch()
+    visible, drawn = datasets._visible, []
+
+    def broken_off(*arguments: Any) -> Any:
+        drawn.append(visible(*arguments))
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return drawn[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datasets, "_visible", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            simulate(tmp_path / "out", masks)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["notes.txt"]
+    simulate(tmp_path / "out", masks)
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"notes.txt", "imagesTr", "labelsTr", "datalist.json"}
+    assert len(find_cases(tmp_path / "out" / "datalist.json", "training", fold=0)) == 2
