@@ -1,5 +1,6 @@
 """Per-volume and lesion-wise metrics on the scan's own grid, and their tables."""
 
+from shared_nets.evaluation.cases import labelled_cases
 from shared_nets.evaluation.metrics import METRICS, ReferenceLesion, case_metrics, reference_lesions
 from shared_nets.evaluation.tables import (
     LESION_SIZES_ML,
@@ -17,6 +18,7 @@ __all__ = [
     "METRICS",
     "ReferenceLesion",
     "case_metrics",
+    "labelled_cases",
     "measure_case",
     "measure_slices",
     "read_cases",

@@ -322,6 +322,29 @@ def test_what_is_evaluated_is_what_is_drawn(trees: Folders, bundles: Folders, tm
 
 
 @both
+def test_the_bundles_weights_are_scored_on_a_whole_data_set(
+    trees: Folders, bundles: Folders, tmp_path: Path, name: str
+) -> None:
+    """The command of docs/experiments.md: all folds of a list, by the bundle's own weights."""
+    folds = [case for n in range(1, 5) for case in items(name, [n], fold=n % 2)]
+    known = {
+        "config_file": config(bundles[name], "train", "evaluate"), "bundle_root": bundles[name],
+        "dataset_dir": write_list(tmp_path / "list.json", trees[name], training=folds),
+        "output_dir": tmp_path / "eval",
+    }  # fmt: skip
+    assert_told(bundle("evaluating", **known, evaluate_on="al"), "'al'", "validation, test, all")
+    assert not list(tmp_path.glob("eval/*"))
+    done = bundle("evaluating", **known, evaluate_on="all")
+    assert done.code == 0, done.err
+    table = pd.read_csv(tmp_path / "eval" / "metrics.csv")
+    assert sorted(table["scan"]) == [f"case{n}" for n in range(1, 5)]
+    assert (table["status"] == "ok").all()
+    told = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
+    assert told["WeightsSHA256"] == digest(bundles[name] / "models" / "model.pt")
+    assert "dice" in done.out
+
+
+@both
 def test_one_corrupt_scan_does_not_stop_the_others(
     trees: Folders, bundles: Folders, tmp_path: Path, name: str
 ) -> None:
