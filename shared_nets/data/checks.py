@@ -15,6 +15,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from shared_nets.affine import voxel_ml
 from shared_nets.data.bids import has_bval, read_sidecar
 from shared_nets.data.names import modality_of, said_by_words, stem_of
 from shared_nets.data.preprocessing import head_mask
@@ -49,6 +50,8 @@ HEAD_MM = ((75.0, 230.0), (85.0, 270.0), (0.0, 330.0))
 LEAST_CONTRAST = 0.25
 # One patient's head in two scans: measured within 10 %; skull-stripped against not, within 30 %.
 HEADS_APART = 4 / 3
+# The territories of one side's middle and anterior cerebral arteries take some 400 mL of a large brain.
+LARGEST_LESION_ML = 800.0
 # Echo times in seconds: longer than any T1w's, shorter than any DWI's or FLAIR's. Inversion of a FLAIR.
 T1_LONGEST_ECHO = 0.04
 FLAIR_SHORTEST_INVERSION = 1.2
@@ -506,6 +509,26 @@ def corner_distance(affine: NDArray[Any], other: NDArray[Any], shape: Sequence[i
     """
     corners = np.array([(*c, 1) for c in itertools.product(*((0, n - 1) for n in shape[:3]))], dtype=float)
     return float(np.linalg.norm(corners @ (np.asarray(affine) - np.asarray(other))[:3].T, axis=1).max())
+
+
+def warn_of_large_mask(array: NDArray[Any], affine: NDArray[Any], path: str) -> None:
+    """
+    Warn of a mask that marks more than any stroke, as a brain mask or an inverted one does.
+
+    Args:
+        array: the mask's values, of which those that are not 0 are lesion.
+        affine: (4, 4), voxel to mm.
+        path: the file, for the message.
+
+    Warns:
+        ScanWarning: if it marks more than 800 mL.
+    """
+    marked = np.count_nonzero(array) * voxel_ml(affine)
+    if marked > LARGEST_LESION_ML:
+        warn_of_scan(
+            f"{path} marks {marked:.0f} mL, more than a stroke takes: check that it is no brain mask and not "
+            f"inverted."
+        )
 
 
 def check_binary(array: NDArray[Any], path: str) -> None:

@@ -38,6 +38,7 @@ from shared_nets.data.checks import (
     check_same_grid,
     check_same_head,
     is_nifti,
+    warn_of_large_mask,
 )
 from shared_nets.data.formats import Scan, as_nifti, is_other_format, scan_name
 from shared_nets.data.names import flair_of, modality_of
@@ -152,7 +153,7 @@ class LoadScand(MapTransform):
             return _to_tensor(both, flair.affine, flair.path)
         if _is_one_file(first, second):
             one, other = self.modalities
-            raise ScanMismatchError(f"{first} is given as {one} and as {other}: name both files.")
+            raise ScanMismatchError(f"{scan_name(first)} is given as {one} and as {other}: name both files.")
 
         scan = read_scan(first, volumes=(1, 2) if self._may_be_stack(image, first, second) else (1,))
         if len(scan.array) == 1:
@@ -179,7 +180,11 @@ class LoadScand(MapTransform):
         """The second modality on the first one's grid; zeros if it is missing."""
         if second is None:
             return np.zeros_like(scan.array)
-        moving = read_scan(second)
+        try:
+            moving = read_scan(second)
+        except StrokeSegError as error:
+            said = str(error).removesuffix(".")
+            raise type(error)(f"{said}, or give {self.modalities[0]} alone.") from error
         if Path(moving.path).name != Path(scan.path).name:  # MONAI Label's FLAIR bears the name of its DWI
             check_contrast(moving.path, self.modalities[1])
         resampled = resample_to(moving, scan)
@@ -347,6 +352,7 @@ def read_mask(path: str) -> Volume:
         volume = _read_voxels(image, path, shape, rest)
     check_finite(volume.array, path)
     check_binary(volume.array, path)
+    warn_of_large_mask(volume.array, volume.affine, path)
     return volume
 
 
@@ -381,9 +387,9 @@ def resample_to(moving: Volume, fixed: Volume) -> NDArray[np.float32]:
 
 
 def _is_one_file(first: Scan, second: Scan | None) -> bool:
-    """Whether two scans are the same file, be it under two names."""
+    """Whether two scans are the same image or file, be it under two names."""
     if not isinstance(first, str) or not isinstance(second, str):
-        return False
+        return first is second
     return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
 
 

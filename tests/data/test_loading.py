@@ -593,6 +593,16 @@ def test_one_file_as_dwi_and_as_flair(write_scan: Any, tmp_path: Path) -> None:
         with pytest.raises(ScanMismatchError, match="is given as DWI and as FLAIR: name both") as error:
             load([str(path), str(other)], PAIR)
         one_sentence(error.value, path)
+    image = nib.load(path)
+    with pytest.raises(ScanMismatchError, match="is given as DWI and as FLAIR: name both"):
+        load([image, image], PAIR)
+
+
+def test_a_bad_flair_is_told_beside_a_way_without_it(write_scan: Any) -> None:
+    dwi, flair = write_scan("d.nii.gz", voxels()), write_scan("f.nii.gz", 0 * voxels())
+    with pytest.raises(ScanIntensityError, match=r"f\.nii\.gz is constant .*, or give DWI alone") as error:
+        load([str(dwi), str(flair)], PAIR)
+    one_sentence(error.value, flair)
 
 
 def test_rgb_and_complex(tmp_path: Path) -> None:
@@ -719,6 +729,19 @@ def test_a_constant_channel_of_a_stack(write_scan: Any) -> None:
     path = write_scan("a.nii.gz", np.stack([voxels(), 0 * voxels()], -1))
     with pytest.raises(ScanIntensityError, match="constant"):
         load(str(path), PAIR)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_mask_of_more_than_a_stroke_warns(write_scan: Any, inverted: bool) -> None:
+    scan = write_scan("a.nii.gz")
+    brain = np.zeros((24, 26, 22), dtype=np.uint8)
+    brain[4:20, 4:22, 4:20] = 1  # 576 mL, a third of the field of view
+    mask = write_scan("m.nii.gz", 1 - brain if inverted else brain)
+    if inverted:
+        with pytest.warns(ScanWarning, match=r"m.nii.gz marks 1140 mL, more than a stroke takes"):
+            load_mask(scan, mask)
+    else:
+        load_mask(scan, mask)
 
 
 def test_ct_warns(write_scan: Any) -> None:
