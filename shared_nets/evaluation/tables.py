@@ -212,7 +212,7 @@ def write_summary(table_csv: str | Path, output_csv: str | Path, **options: Any)
 
 
 def tell_summary(
-    table_csv: str | Path, output_csv: str | Path, evaluated: Mapping[str, str] | None = None
+    table_csv: str | Path, output_csv: str | Path, evaluated: Mapping[str, Any] | None = None
 ) -> None:
     """
     Write the summary of a table of cases, and print it; errors as of `write_summary`.
@@ -221,7 +221,7 @@ def tell_summary(
         table_csv: as of `write_summary`.
         output_csv: as of `write_summary`.
         evaluated: what was evaluated, written beside the summary as ``evaluation.json``: the weights' file as
-            ``Weights``, its SHA-256 as ``WeightsSHA256``.
+            ``Weights``, its SHA-256 as ``WeightsSHA256``, and on what and by which settings.
     """
     if evaluated is not None:  # before the summary, which is never there without it
         write_json(Path(output_csv).with_name(EVALUATION), evaluated)

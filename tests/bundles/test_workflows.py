@@ -334,13 +334,19 @@ def test_the_bundles_weights_are_scored_on_a_whole_data_set(
     }  # fmt: skip
     assert_told(bundle("evaluating", **known, evaluate_on="al"), "'al'", "validation, test, all")
     assert not list(tmp_path.glob("eval/*"))
-    done = bundle("evaluating", **known, evaluate_on="all")
+    done = bundle("evaluating", **known, evaluate_on="all", threshold=0.4)
     assert done.code == 0, done.err
     table = pd.read_csv(tmp_path / "eval" / "metrics.csv")
     assert sorted(table["scan"]) == [f"case{n}" for n in range(1, 5)]
     assert (table["status"] == "ok").all()
     told = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
     assert told["WeightsSHA256"] == digest(bundles[name] / "models" / "model.pt")
+    # Every setting that inference may change results by is in the configs of training too.
+    inference = json.loads((bundles[name] / "configs" / "inference.json").read_text())
+    wanted = {key: inference[key] for key in inference["records"]["settings"] if key in inference}
+    assert {**wanted, "threshold": 0.4}.items() >= told["Settings"].items()
+    assert (told["EvaluatedOn"], told["Settings"]["threshold"]) == ("all", 0.4)
+    assert set(wanted) - {"preprocessing", "inferer", "postprocessing"} == set(told["Settings"])
     assert "dice" in done.out
 
 
