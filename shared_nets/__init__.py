@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         load_keras_weights,
     )
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 NOTICE = "Research use only, not a medical device."
 __all__ = [
     "CNNRes",
