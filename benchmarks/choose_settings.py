@@ -32,7 +32,7 @@ from shared_nets.evaluation.metrics import ratio
 from shared_nets.inference.masks import hysteresis_mask, without_small_lesions
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-PEAK_THRESHOLDS = (0.0, 0.8, 0.9, 0.95, 0.98, 0.99)
+PEAK_THRESHOLDS = (0.0, 0.8, 0.9, 0.95, 0.98, 0.985, 0.99)
 SMALLEST_ML = (0.0, 0.05, 0.2)
 WAYS: dict[Model, list[dict[str, Any]]] = {
     Model.xnet: [

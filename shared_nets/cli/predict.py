@@ -65,7 +65,7 @@ def predict(
             min=0,
             max=1,
             help="Lesions in which no voxel reaches this probability are dropped; as shipped 0.8 (xnet), "
-            "0.99 (cnnres).",
+            "0.985 (cnnres).",
         ),
     ] = None,
     smallest_lesion_ml: Annotated[
