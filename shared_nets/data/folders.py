@@ -6,7 +6,7 @@ import os
 from collections import deque
 from pathlib import Path
 
-from shared_nets.data.bids import is_bids, list_folder
+from shared_nets.data.bids import list_folder
 from shared_nets.data.formats import UNREAD_SUFFIXES, is_dicom_series
 from shared_nets.data.grouping import group_files
 from shared_nets.data.left_out import LeftOut, in_words, leave_out
@@ -203,11 +203,6 @@ def _search(folder: Path, left_out: LeftOut, seen: set[str], links: deque[Path])
     else:
         scans += [p for p in scans_in(folder, UNREAD_SUFFIXES) if p.is_file()]
     parts = [p for p in list_folder(folder) if p not in scans and not p.name.startswith(".")]
-    others = [p for p in parts if p.name in _OTHER_PARTS_OF_BIDS]
-    if others and is_bids(folder):
-        why = "they are beside the scans of a BIDS dataset"
-        leave_out(left_out, why, others, folder, "name a folder itself to have its scans segmented")
-        parts = [p for p in parts if p not in others]
     for part in filter(os.path.isdir, parts):
         if os.path.islink(part):
             links.append(part)

@@ -855,26 +855,6 @@ def test_bids_dataset(dataset: Path) -> None:
     assert pair["results_folder"] == "sub-02/ses-b/anat"
 
 
-def test_a_folder_of_datasets_leaves_their_derivatives_out(make: Any) -> None:
-    root = make(
-        "ds1/sub-01/anat/sub-01_T1w.nii.gz", "ds1/derivatives/p/sub-01/anat/sub-01_desc-brain_T1w.nii.gz",
-        "ds2/sub-01/anat/sub-01_T1w.nii.gz", "ds2/sourcedata/x_T1w.nii", "mine/derivatives/p1_T1w.nii.gz",
-    )  # fmt: skip
-    with pytest.warns(ScanWarning) as told:
-        found = find_cases(root)
-    assert sorted(images(found, root)) == [
-        "ds1/sub-01/anat/sub-01_T1w.nii.gz",
-        "ds2/sub-01/anat/sub-01_T1w.nii.gz",
-        "mine/derivatives/p1_T1w.nii.gz",  # beside no dataset
-    ]
-    said = [str(one.message) for one in told]
-    for part in (
-        "ds1: left out, as they are beside the scans of a BIDS dataset: derivatives",
-        "ds2: left out",
-    ):
-        assert sum(part in one for one in said) == 1
-
-
 def test_what_lies_astray_in_a_bids_dataset_is_told(dataset: Path, make: Any) -> None:
     before = find_cases(dataset)
     astray = (
