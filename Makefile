@@ -15,8 +15,7 @@ BIN = .venv/bin
 BUNDLE = $(BIN)/python -W ignore -m monai.bundle run --config_file
 
 .PHONY: demo test lint reliability reliability-long test-monailabel monailabel-pictures report-picture \
-	test-release test-elsewhere \
-	test-datasets clean
+	test-release test-elsewhere test-datasets clean
 
 demo: .venv/installed
 	rm -rf demo/output

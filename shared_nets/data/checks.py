@@ -245,9 +245,7 @@ def check_head_size(affine: NDArray[Any], shape: Sequence[int], path: str) -> No
     extent = sizes * np.asarray(shape[:3])
 
     def plausible(scale: float) -> bool:
-        return bool(
-            _within(sizes * scale, VOXEL_MM).all() and _within(extent * scale, FIELD_OF_VIEW_MM).all()
-        )
+        return _within(sizes * scale, VOXEL_MM) and _within(extent * scale, FIELD_OF_VIEW_MM)
 
     if plausible(1):
         return
@@ -257,7 +255,7 @@ def check_head_size(affine: NDArray[Any], shape: Sequence[int], path: str) -> No
             raise ScanGeometryError(
                 f"{path} has voxels of {said} mm, which look like {unit}: write its affine in millimetres."
             )
-    if not _within(sizes, VOXEL_MM).all():
+    if not _within(sizes, VOXEL_MM):
         raise ScanGeometryError(
             f"{path} has voxels of {said} mm, outside the {VOXEL_MM[0]:g}-{VOXEL_MM[1]:g} mm of head scans: "
             f"check its header."
@@ -268,9 +266,9 @@ def check_head_size(affine: NDArray[Any], shape: Sequence[int], path: str) -> No
     )
 
 
-def _within(values: NDArray[Any], limits: tuple[float, float]) -> NDArray[np.bool_]:
-    """Whether each value lies between the limits, but for what headers round off."""
-    return (values >= limits[0] * 0.999) & (values <= limits[1] * 1.001)
+def _within(values: NDArray[Any], limits: tuple[float, float]) -> bool:
+    """Whether all values lie between the limits, but for what headers round off."""
+    return bool((values >= limits[0] * 0.999).all() and (values <= limits[1] * 1.001).all())
 
 
 def check_finite(array: NDArray[Any], path: str) -> None:
@@ -301,7 +299,8 @@ def check_intensities(array: NDArray[Any], path: str) -> None:
         path: the file, for the message.
 
     Raises:
-        ScanIntensityError: if the voxels have one value or two, or one is NaN, infinite or beyond 1e30.
+        ScanIntensityError: if the voxels have one value, or two as a mask has, or one is NaN, infinite or
+            beyond 1e30.
 
     Warns:
         ScanWarning: if the values look like a CT's Hounsfield units.
